@@ -127,7 +127,10 @@ class Experiment:
 
     def objective(self, data: HeteroData) -> Objective:
         """Builds backbone and methods."""
-        backbone = self.backbone_class.from_data(data, preset=self.preset, **self.parsed["model"])
+        options = dict(self.parsed["model"])
+        if "batch_size" in self.backbone_class.options():
+            options.setdefault("batch_size", self.training_options().batch_size)
+        backbone = self.backbone_class.from_data(data, preset=self.preset, **options)
         methods = []
         for item in self.method_classes:
             own = option_types(item)
@@ -136,8 +139,8 @@ class Experiment:
 
     def training_options(self) -> TrainingOptions:
         """How to train."""
-        preset = TrainingOptions.presets[self.preset]
-        return TrainingOptions(**{**preset, **self.parsed["train"]}, seed=self.seed)
+        options = TrainingOptions.presets[self.preset] | self.backbone_class.training_defaults
+        return TrainingOptions(**{**options, **self.parsed["train"]}, seed=self.seed)
 
     def config(self) -> dict[str, Any]:
         """What identifies the run, as JSON can hold it."""

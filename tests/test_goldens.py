@@ -14,6 +14,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from pyg_mmrec.data import modality_order
+from pyg_mmrec.data.graph import SIMILAR
 from pyg_mmrec.nn import backbones
 from pyg_mmrec.nn.backbones import Triplets
 from pyg_mmrec.transforms import degree_sensitive_weight
@@ -21,7 +22,8 @@ from pyg_mmrec.transforms import degree_sensitive_weight
 FOLDER = Path(os.environ.get("PYG_MMREC_GOLDENS", Path(__file__).parent / "goldens"))
 FILES = sorted(FOLDER.glob("*.npz"))
 
-# Ours by golden option, and ours by golden weight ({m} is a modality).
+# Ours by golden option, and ours by golden weight. {m} is a modality; a pair are the tables of users
+# and of items that are one table there; what ends in ".T" is transposed there.
 OPTIONS = {
     "LightGCN": {"n_layers": "num_layers"},
     "VBPR": {},
@@ -67,12 +69,28 @@ class Golden:
             data[name].num_nodes = data["item"].num_nodes
         return data
 
-    def weight_names(self) -> dict[str, str]:
+    def weight_names(self) -> dict[str, str | tuple[str, str]]:
         names = {}
         for theirs, ours in WEIGHTS[self.name].items():
             for modality in self.modalities if "{m}" in theirs else [""]:
-                names[theirs.format(m=modality)] = ours.format(m=modality)
+                names[theirs.format(m=modality)] = (
+                    ours.format(m=modality) if isinstance(ours, str) else ours
+                )
         return {theirs: ours for theirs, ours in names.items() if f"w/{theirs}" in self.tensors}
+
+    def ours(self, kind: str) -> dict[str, torch.Tensor]:
+        """Weights ("w") or gradients ("g") by our names."""
+        found = {}
+        for theirs, ours in self.weight_names().items():
+            tensor = self.tensors.get(f"{kind}/{theirs}")
+            if tensor is None:
+                continue
+            if isinstance(ours, str):
+                found[ours.removesuffix(".T")] = tensor.t() if ours.endswith(".T") else tensor
+            else:
+                sizes = [int(self.tensors["num_users"]), int(self.tensors["num_items"])]
+                found.update(zip(ours, tensor.split(sizes), strict=True))
+        return found
 
     def backbone(self, data: HeteroData) -> backbones.Backbone:
         options = {
@@ -81,21 +99,19 @@ class Golden:
             if theirs in self.config
         }
         options["reg_weight"] = self.config["reg_weight"]
-        options["embedding_dim"] = self.tensors["w/Q"].size(1)
+        options["embedding_dim"] = self.tensors["w/Q" if "w/Q" in self.tensors else "w/ID"].size(1)
         if self.name == "FREEDOM" and len(self.modalities) == 2:
             share = self.config["mm_image_weight"]
             options["modality_weights"] = dict(
                 zip(self.modalities, (share, 1 - share), strict=True)
             )
         backbone = getattr(backbones, self.name).from_data(data, preset="mmrec", **options)
-        weights = {
-            ours: self.tensors[f"w/{theirs}"] for theirs, ours in self.weight_names().items()
-        }
         unknown = [
             k for k in self.tensors if k.startswith("w/") and k[2:] not in self.weight_names()
         ]
         assert not unknown, f"{self.name}: no place for the weights {unknown}"
-        backbone.load_state_dict(weights)
+        backbone.load_state_dict(self.ours("w"))
+        backbone.requires_grad_(True)  # the goldens have gradients also of what is not trained
         return backbone
 
 
@@ -123,13 +139,13 @@ def test_backbone_agrees(path):
     assert_close(loss, tensors["y/loss"], 1e-4, "loss")
     loss.backward()
     parameters = dict(backbone.named_parameters())
-    for theirs, ours in golden.weight_names().items():
-        if f"g/{theirs}" in tensors:
-            grad = parameters[ours].grad
-            assert grad is not None, f"no gradient of {ours}"
-            assert_close(grad, tensors[f"g/{theirs}"], 1e-4, f"gradient of {ours}")
+    for name, expected in golden.ours("g").items():
+        grad = parameters[name].grad
+        assert grad is not None, f"no gradient of {name}"
+        assert_close(grad, expected, 1e-4, f"gradient of {name}")
     if "x/item_graph_dense" in tensors:
-        similar = graph.adjacency["item", "similar", "item"]
+        learned = hasattr(backbone, "item_graph")
+        similar = backbone.item_graph(graph) if learned else graph.adjacency[SIMILAR]
         dense = torch.zeros(backbone.num_items, backbone.num_items)
         source, target = similar.edge_index
         dense[target, source] = similar.weight

@@ -460,7 +460,7 @@ def test_sampled_graphs_follow_the_generator():
         def sample_graph(self, graph, epoch, generator=None):
             return graph.replace(adjacency={INTERACTS: graph.adjacency[INTERACTS]})
 
-    refused(Smaller, "'sample_graph' changes sizes or edge types")
+    refused(Smaller, "'sample_graph' changes sizes or drops edge types")
 
     class Writing(FREEDOM):
         def sample_graph(self, graph, epoch, generator=None):

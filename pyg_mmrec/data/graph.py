@@ -120,6 +120,10 @@ class Graph:
         adjacency = {**self.adjacency, INTERACTS: to_item, INTERACTED_BY: to_item.t()}
         return self.replace(adjacency=adjacency)
 
+    def detach(self) -> Graph:
+        """The same graph without gradient."""
+        return pytree.tree_map_only(Tensor, Tensor.detach, self)
+
     def to(self, device: torch.device | str) -> Graph:
         """A copy of the graph on another device."""
         moved: dict[int, Tensor] = {}  # both directions of a graph share their tensors

@@ -41,9 +41,15 @@ def close(x: Tensor, y: Tensor) -> bool:
     return torch.allclose(x, y, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
 
 
-def different(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> list[str]:
+def different(x: Mapping[str, Any], y: Mapping[str, Any]) -> list[str]:
     """Keys that only one side has, or whose tensors differ."""
-    return sorted(k for k in {**x, **y} if k not in x or k not in y or not close(x[k], y[k]))
+    return sorted(k for k in {**x, **y} if k not in x or k not in y or not _alike(x[k], y[k]))
+
+
+def _alike(x: Any, y: Any) -> bool:
+    """Whether two trees of tensors have the same form and close leaves."""
+    (ours, structure), (theirs, other) = pytree.tree_flatten(x), pytree.tree_flatten(y)
+    return structure == other and all(map(close, ours, theirs))
 
 
 class Snapshot:

@@ -125,6 +125,12 @@ class _BackboneCheck(Check):
             by_rows += ["context", "output"]
         for part in by_rows:
             for key, x in getattr(stages, part).items():
+                if part in ("context", "output") and isinstance(x, Tensor) and x.dim() == 0:
+                    continue
+                self.require(
+                    isinstance(x, Tensor),
+                    f"{part} '{key}' needs to be a tensor, to be read by rows",
+                )
                 try:
                     kind = node_type(key)
                 except ValueError as error:
@@ -410,12 +416,14 @@ class _BackboneCheck(Check):
         self.require(
             isinstance(drawn, Graph), "'sample_graph' needs to return a Graph; 'return graph' does"
         )
-        ours = (drawn.num_users, drawn.num_items, graph_sizes(drawn))
+        sizes = graph_sizes(drawn)
+        kept = {edge_type: sizes.get(edge_type) for edge_type in graph_sizes(self.graph)}
+        ours = (drawn.num_users, drawn.num_items, kept)
         theirs = (self.graph.num_users, self.graph.num_items, graph_sizes(self.graph))
         self.require(
             ours == theirs,
-            f"'sample_graph' changes sizes or edge types (from {theirs} to {ours}); drop edges, "
-            f"not nodes",
+            f"'sample_graph' changes sizes or drops edge types (from {theirs} to {ours}); drop "
+            f"edges, not nodes; new edge types may come",
         )
         self.require(
             Snapshot(drawn).holds(graphs[1]),

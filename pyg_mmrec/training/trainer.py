@@ -307,6 +307,8 @@ class Trainer:
             if sampling == "step":
                 graph = self.backbone.sample_graph(self.graph, epoch, self.generators["graph"])
             yield graph, Triplets(user, positive, negative)
+            if sampling == "epoch":  # what it was made from changes with the first step
+                graph = graph.detach()
 
     @staticmethod
     def _check_finite(loss: Tensor, names: list[str], epoch: int) -> None:

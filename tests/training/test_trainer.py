@@ -355,7 +355,7 @@ class Sampled(LightGCN):
     def sample_graph(
         self, graph: Graph, epoch: int, generator: torch.Generator | None = None
     ) -> Graph:
-        sample = graph.replace()
+        sample = graph.replace(mask={"drawn": self.item_embedding.weight.sum(1)})
         self._sampled.append((epoch, graph, sample, generator))
         return sample
 
@@ -389,7 +389,14 @@ def test_graphs_are_sampled_as_declared(
         "epoch": [sample for sample in samples for _ in range(batches)],
         "step": samples,
     }[sampling]
-    assert [id(graph) for graph in backbone._trained] == [id(graph) for graph in expected]
+
+    def marks(graphs: list[Graph]) -> list[int]:
+        return [graph.mask["drawn"].data_ptr() if graph.mask else 0 for graph in graphs]
+
+    assert marks(backbone._trained) == marks(expected)
+    attached = [graph.mask["drawn"].requires_grad for graph in backbone._trained if graph.mask]
+    first = [e * batches for e in range(3)] if sampling == "epoch" else range(3 * batches)
+    assert attached == [step in first for step in range(len(attached))]
 
 
 def test_unknown_graph_sampling_is_refused(

@@ -48,6 +48,8 @@ class Backbone(nn.Module, ABC):
 
     #: Options that imitate a source other than the paper, by preset name.
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {}}
+    #: Training options that its paper trains with, where they are not the defaults.
+    training_defaults: ClassVar[dict[str, Any]] = {}
     #: How often :meth:`sample_graph` draws another training graph: "never", "epoch" or "step".
     graph_sampling: ClassVar[str] = "never"
     #: Whether inner products of :meth:`vectors` are the scores.
@@ -116,6 +118,8 @@ class Backbone(nn.Module, ABC):
     ) -> Graph:
         """The training graph of this epoch (or step, see :attr:`graph_sampling`).
 
+        It may carry gradient; one for a whole epoch does so in the epoch's first step.
+
         Args:
             graph (Graph): The full graph.
             epoch (int): Epoch, from 0.
@@ -132,7 +136,7 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Makes the hidden layers at the first sites, and the context that ``encode`` needs.
 
         Randomness (dropout masks) is drawn here and handed on in the context.
@@ -145,7 +149,7 @@ class Backbone(nn.Module, ABC):
     def encode(
         self,
         hidden: dict[str, Tensor],
-        context: dict[str, Tensor],
+        context: dict[str, Any],
         graph: Graph,
         delta: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
@@ -153,7 +157,7 @@ class Backbone(nn.Module, ABC):
 
         Args:
             hidden (dict[str, torch.Tensor]): Hidden layers at the first sites; others are ignored.
-            context (dict[str, torch.Tensor]): From :meth:`fuse`.
+            context (dict): From :meth:`fuse`.
             graph (Graph): The graph.
             delta (dict[str, torch.Tensor], optional): Perturbation by site, added where the site
                 is reached.

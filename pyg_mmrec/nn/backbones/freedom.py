@@ -189,7 +189,7 @@ class FREEDOM(ContentBackbone):
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Runs the first item-graph layer; the user-item part does not depend on it: context."""
         to_item = graph.weighted_adjacency(INTERACTS, "NormalizeInteractions")
         similar = graph.weighted_adjacency(SIMILAR, "FuseModalityGraphs")
@@ -213,7 +213,7 @@ class FREEDOM(ContentBackbone):
     def encode(
         self,
         hidden: dict[str, Tensor],
-        context: dict[str, Tensor],
+        context: dict[str, Any],
         graph: Graph,
         delta: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

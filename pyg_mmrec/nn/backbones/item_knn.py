@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
@@ -55,14 +57,14 @@ class ItemKNN(Backbone):
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Nothing is hidden."""
         return {}, {}
 
     def encode(
         self,
         hidden: dict[str, Tensor],
-        context: dict[str, Tensor],
+        context: dict[str, Any],
         graph: Graph,
         delta: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

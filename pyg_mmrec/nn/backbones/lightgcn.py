@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch_geometric.transforms import BaseTransform
 
@@ -70,7 +72,7 @@ class LightGCN(Backbone):
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Takes the embeddings as they are."""
         user, item = self.user_embedding.weight, self.item_embedding.weight
         return {"user/embedding": user, "item/embedding": item}, {}
@@ -78,7 +80,7 @@ class LightGCN(Backbone):
     def encode(
         self,
         hidden: dict[str, Tensor],
-        context: dict[str, Tensor],
+        context: dict[str, Any],
         graph: Graph,
         delta: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pyg_mmrec.data import Graph
@@ -27,7 +29,7 @@ class MostPop(Backbone):
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Counts the interactions of every item."""
         to_item = graph.adjacency[INTERACTS]
         popularity = to_item.rowptr.diff().to(to_item.weight.dtype)[:, None]
@@ -36,7 +38,7 @@ class MostPop(Backbone):
     def encode(
         self,
         hidden: dict[str, Tensor],
-        context: dict[str, Tensor],
+        context: dict[str, Any],
         graph: Graph,
         delta: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

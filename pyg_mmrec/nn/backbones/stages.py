@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,8 +59,10 @@ class Triplets(Rows):
     def at(self, key: str, tensor: Tensor) -> Tensor:
         """Rows of a stage tensor that the batch reads: those of its users ``[batch_size, *]``, or
         of its positive, then negative items ``[2 * batch_size, *]``. An id that occurs twice
-        stands there twice.
+        stands there twice. A scalar has no rows and stays as it is.
         """
+        if tensor.dim() == 0:
+            return tensor
         if node_type(key) == "user":
             return tensor.index_select(0, self.user)
         return tensor.index_select(0, torch.cat([self.positive, self.negative]))
@@ -100,12 +103,13 @@ class Stages:
     r"""The stages of a backbone, as in DVIB's Eq. 2 and 3.
 
     Keys of ``hidden`` and ``compared``, and of whatever else is read by rows, begin with the node
-    type of the tensor's rows, ``user`` or ``item``.
+    type of the tensor's rows, ``user`` or ``item``; scalars may have any name.
 
     Args:
         modality (dict[str, torch.Tensor]): Projected modalities :math:`Z^m` that were fused.
         hidden (dict[str, torch.Tensor]): :math:`H` at every site that a method may perturb.
-        context (dict[str, torch.Tensor]): What ``encode`` needs beside it and no method perturbs.
+        context (dict): What ``encode`` needs beside it and no method perturbs: tensors, or pytrees
+            of tensors such as an :class:`~pyg_mmrec.data.Adjacency`.
         output (dict[str, torch.Tensor]): ``user`` and ``item``, the final vectors :math:`Z`, and
             whatever else the loss reads.
         compared (dict[str, torch.Tensor]): Tensors that distillation compares between the noisy
@@ -114,7 +118,7 @@ class Stages:
 
     modality: dict[str, Tensor]
     hidden: dict[str, Tensor]
-    context: dict[str, Tensor]
+    context: dict[str, Any]
     output: dict[str, Tensor]
     compared: dict[str, Tensor]
 

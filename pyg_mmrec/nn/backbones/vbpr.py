@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ class VBPR(ContentBackbone):
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Adds up the projections."""
         content = torch.stack(list(modality.values())).sum(0) + self.projection.bias
         context = {"user/embedding": rows.at("user", self.user_embedding.weight)}
@@ -124,7 +125,7 @@ class VBPR(ContentBackbone):
     def encode(
         self,
         hidden: dict[str, Tensor],
-        context: dict[str, Tensor],
+        context: dict[str, Any],
         graph: Graph,
         delta: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
