@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,9 @@ from pyg_mmrec.training import Trainer, TrainingOptions
 from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
 
 BACKBONES: dict[str, type[Backbone]] = {
-    name: getattr(backbones, name) for name in ("FREEDOM", "ItemKNN", "LightGCN", "MostPop", "VBPR")
+    name: item
+    for name, item in vars(backbones).items()
+    if isinstance(item, type) and issubclass(item, Backbone) and not inspect.isabstract(item)
 }
 METHODS: dict[str, type[Method]] = {"dvib-a": objectives.DVIBa, "dvib-c": objectives.DVIBc}
 PLANTED = {"planted": "small", "planted-tiny": "tiny"}

@@ -22,8 +22,8 @@ from pyg_mmrec.transforms import degree_sensitive_weight
 FOLDER = Path(os.environ.get("PYG_MMREC_GOLDENS", Path(__file__).parent / "goldens"))
 FILES = sorted(FOLDER.glob("*.npz"))
 
-# Ours by golden option, and ours by golden weight. {m} is a modality; a pair are the tables of users
-# and of items that are one table there; what ends in ".T" is transposed there.
+# Ours by golden option, and ours by golden weight. {m} is a modality; a pair are the tables of
+# users and of items, which are one table there; what ends in ".T" is transposed there.
 OPTIONS = {
     "LightGCN": {"n_layers": "num_layers"},
     "VBPR": {},

@@ -1,0 +1,225 @@
+"""Runs benchmark configurations, on any number of seeds, and keeps one result file per run.
+
+``python benchmarks/run.py benchmarks/configs/lightgcn_baby.yaml --root data --seeds 5 --jobs 2``
+
+A configuration (YAML) names ``model``, ``dataset``, ``method``, ``preset`` and ``options`` as
+``pyg-mmrec train`` knows them, and maybe a ``grid`` of further options: then every point of it is
+trained with seed 0, the best validation metric picks one, and only that gets the other seeds.
+Finished runs are never repeated or overwritten, an interrupted one continues at its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm.auto import tqdm
+
+from pyg_mmrec.experiment import Experiment
+from pyg_mmrec.training import tune_process
+from pyg_mmrec.training.checkpoint import read_json, write_json
+
+HERE = Path(__file__).resolve().parent
+FIELDS = (
+    "model", "dataset", "method", "preset", "options", "grid", "seeds", "note", "published",
+)  # fmt: skip
+
+
+def option_text(value: Any) -> str:
+    """An option from YAML as ``--set`` writes it."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{option_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ",".join(map(option_text, value))
+    return "none" if value is None else str(value).lower() if value in (True, False) else str(value)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a configuration file says.
+
+    Args:
+        path (pathlib.Path): The file; its stem names the results.
+        content (dict): Its content.
+    """
+
+    path: Path
+    content: dict[str, Any] = field(hash=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Config:
+        """Reads and checks a file.
+
+        Raises:
+            ValueError: If it is no configuration; the message names file and field.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"'{path}' is not YAML ({error})") from error
+        if not isinstance(content, dict) or not {"model", "dataset"} <= set(content):
+            raise ValueError(f"'{path}' needs the fields 'model' and 'dataset'")
+        unknown = sorted(set(content) - set(FIELDS))
+        if unknown:
+            raise ValueError(f"'{path}' has unknown fields {unknown}; there are {list(FIELDS)}")
+        for name, values in (content.get("grid") or {}).items():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"'{path}' needs a list of values for '{name}' in 'grid'")
+        config = cls(path, content)
+        for point in config.points():
+            try:
+                config.experiment(point, 0, "")
+            except ValueError as error:
+                raise ValueError(f"'{path}': {error}") from error
+        return config
+
+    def points(self) -> list[dict[str, str]]:
+        """The points of the grid; a single empty one without a grid."""
+        grid = self.content.get("grid") or {}
+        texts = [[option_text(value) for value in values] for values in grid.values()]
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*texts)]
+
+    def experiment(self, point: dict[str, str], seed: int, root: str) -> Experiment:
+        """The run at a point of the grid."""
+        content = self.content
+        options = {k: option_text(v) for k, v in (content.get("options") or {}).items()}
+        return Experiment(
+            model=content["model"],
+            dataset=content["dataset"],
+            root=root,
+            method=content.get("method", "none"),
+            preset=content.get("preset", "paper"),
+            options=options | point,
+            seed=seed,
+        )
+
+    def folder(self, point: dict[str, str]) -> Path:
+        """Where the results of a point lie, below a folder of results."""
+        words = [f"{name.split('.', 1)[1]}={value}" for name, value in point.items()]
+        return Path(self.path.stem, ",".join(words))
+
+
+def run_one(
+    config: Config, point: dict[str, str], seed: int, root: str, results: Path, work: Path,
+    threads: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains once, or reads the result that is there."""
+    name = config.folder(point) / f"seed-{seed}"
+    file = results / f"{name}.json"
+    experiment = config.experiment(point, seed, root)
+    if file.exists():
+        content = read_json(file)
+        if content["config"] != experiment.config():
+            raise ValueError(
+                f"'{file}' is the result of another configuration, {content['config']}; results "
+                f"are never overwritten: give the changed configuration another name"
+            )
+        return content
+    torch.set_num_threads(threads)
+    tune_process()
+    trained_before = (work / name / "result.json").exists()
+    result = experiment.run(work / name, resume=True, progress=False)
+    metric = experiment.training_options().metric
+    result["history"] = {
+        "epochs": len(result["history"]),
+        f"validation {metric}": [epoch["validation"][metric] for epoch in result["history"]],
+    }
+    if not trained_before:
+        result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result["point"] = point
+    write_json(file, result)
+    return result
+
+
+def validation(config: Config, result: dict[str, Any], root: str) -> float:
+    """The metric that picks a point of a grid."""
+    metric = config.experiment({}, 0, root).training_options().metric
+    return float(result["metrics"]["validation"][metric])
+
+
+def run(
+    configs: list[Config], root: str, seeds: int | None, jobs: int, results: Path, work: Path
+) -> list[str]:
+    """Works the queue off; returns what failed.
+
+    Args:
+        configs (list[Config]): Configurations.
+        root (str): Folder of the data set folders.
+        seeds (int, optional): Number of seeds; without it, what the configuration says, or 1.
+        jobs (int): Runs at a time.
+        results (pathlib.Path): Folder of the result files.
+        work (pathlib.Path): Folder of checkpoints and weights.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    failed = []
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting: dict[Future[dict[str, Any]], tuple[Config, dict[str, str], int]] = {}
+        searches: dict[Config, list[tuple[float, dict[str, str]]]] = {c: [] for c in configs}
+
+        def submit(config: Config, points: list[dict[str, str]], numbers: Iterator[int]) -> None:
+            for point, seed in itertools.product(points, list(numbers)):
+                future = pool.submit(run_one, config, point, seed, root, results, work, threads)
+                waiting[future] = (config, point, seed)
+                bar.total += 1
+
+        bar = tqdm(total=0, unit="run")
+        for config in configs:
+            submit(config, config.points(), iter([0]))
+        while waiting:
+            future = next(as_completed(waiting))
+            config, point, seed = waiting.pop(future)
+            name = f"{config.folder(point) / f'seed-{seed}'}"
+            try:
+                result = future.result()
+            except Exception as error:  # the others go on; it is told at the end
+                failed.append(f"{name}: {type(error).__name__}: {error}")
+                value = float("-inf")
+            else:
+                value = validation(config, result, root)
+                bar.write(f"{name}: validation {value:.4f}")
+            bar.update()
+            if seed == 0:
+                searches[config].append((value, point))
+                count = seeds or config.content.get("seeds", 1)
+                done = len(searches[config]) == len(config.points())
+                best, point = max(searches[config], key=lambda entry: entry[0])
+                if done and best > float("-inf"):
+                    submit(config, [point], iter(range(1, count)))
+        bar.close()
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
+    parser.add_argument("--root", default="data", help="folder of data set folders")
+    parser.add_argument("--seeds", type=int, help="seeds per configuration (default: as it says)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints and weights")
+    arguments = parser.parse_args()
+    try:
+        configs = [Config.read(path) for path in arguments.configs]
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    failed = run(
+        configs, arguments.root, arguments.seeds, arguments.jobs, arguments.results, arguments.work
+    )
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
