@@ -13,21 +13,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import resource
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from tqdm.auto import tqdm
 
 from pyg_mmrec.experiment import Experiment
-from pyg_mmrec.training import tune_process
 from pyg_mmrec.training.checkpoint import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
@@ -114,7 +112,7 @@ def run_one(
     config: Config, point: dict[str, str], seed: int, root: str, results: Path, work: Path,
     threads: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains once, or reads the result that is there."""
+    """Trains once, in a process of its own, or reads the result that is there."""
     name = config.folder(point) / f"seed-{seed}"
     file = results / f"{name}.json"
     experiment = config.experiment(point, seed, root)
@@ -126,18 +124,33 @@ def run_one(
                 f"are never overwritten: give the changed configuration another name"
             )
         return content
-    torch.set_num_threads(threads)
-    tune_process()
-    trained_before = (work / name / "result.json").exists()
-    result = experiment.run(work / name, resume=True, progress=False)
+    command = [
+        sys.executable, "-m", "pyg_mmrec", "train", "--model", experiment.model,
+        "--dataset", experiment.dataset, "--root", root, "--method", experiment.method,
+        "--preset", experiment.preset, "--seed", str(seed), "--out", str(work / name),
+        "--resume", "--quiet",
+    ]  # fmt: skip
+    if experiment.options:
+        command += ["--set", *(f"{key}={value}" for key, value in experiment.options.items())]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    finished = (work / name / "result.json").exists()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        if process.returncode != 0:
+            raise RuntimeError((errors.read().strip().splitlines() or ["it was killed"])[-1])
+    result = read_json(work / name / "result.json")
+    if not finished:
+        result["peak_memory_bytes"] = usage.ru_maxrss * 1024
     metric = experiment.training_options().metric
     result["history"] = {
         "epochs": len(result["history"]),
         f"validation {metric}": [epoch["validation"][metric] for epoch in result["history"]],
     }
-    if not trained_before:
-        result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    result["point"] = point
     write_json(file, result)
     return result
 
@@ -163,9 +176,9 @@ def run(
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = []
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         waiting: dict[Future[dict[str, Any]], tuple[Config, dict[str, str], int]] = {}
-        searches: dict[Config, list[tuple[float, dict[str, str]]]] = {c: [] for c in configs}
+        searches: dict[Config, dict[Path, float]] = {config: {} for config in configs}
 
         def submit(config: Config, points: list[dict[str, str]], numbers: Iterator[int]) -> None:
             for point, seed in itertools.product(points, list(numbers)):
@@ -189,13 +202,13 @@ def run(
                 value = validation(config, result, root)
                 bar.write(f"{name}: validation {value:.4f}")
             bar.update()
+            found = searches[config]
             if seed == 0:
-                searches[config].append((value, point))
-                count = seeds or config.content.get("seeds", 1)
-                done = len(searches[config]) == len(config.points())
-                best, point = max(searches[config], key=lambda entry: entry[0])
-                if done and best > float("-inf"):
-                    submit(config, [point], iter(range(1, count)))
+                found[config.folder(point)] = value
+            points = config.points()
+            if seed == 0 and len(found) == len(points) and max(found.values()) > float("-inf"):
+                best = max(points, key=lambda point: found[config.folder(point)])  # ties: the first
+                submit(config, [best], iter(range(1, seeds or config.content.get("seeds", 1))))
         bar.close()
     return failed
 
