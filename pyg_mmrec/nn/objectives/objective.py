@@ -52,7 +52,7 @@ class Objective(nn.Module):
         for method in methods:
             graph = method.refine(self.backbone, graph)
             clean_weight *= method.clean_weight
-        if self.backbone.rowwise and not any(method.reads_all_rows for method in methods):
+        if self._reads_fewer_rows(batch):
             stages = self.backbone(graph, batch)
             batch = GatheredTriplets.of(batch)
         else:
@@ -65,6 +65,15 @@ class Objective(nn.Module):
             for name, value in method.terms(self.backbone, graph, stages, batch).items():
                 terms[f"{method.name}/{name}"] = value
         return terms
+
+    def _reads_fewer_rows(self, batch: Triplets) -> bool:
+        """Whether the batch's rows suffice, and are fewer than all of them."""
+        rows = batch.num_rows("user") + batch.num_rows("item")
+        return (
+            self.backbone.rowwise
+            and rows < self.backbone.num_users + self.backbone.num_items
+            and not any(method.reads_all_rows for method in self.methods)
+        )
 
     def inference_graph(self, graph: Graph) -> Graph:
         """The graph on which the bare backbone ranks."""

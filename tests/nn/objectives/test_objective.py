@@ -94,6 +94,15 @@ def test_methods_get_the_rows_they_read(tiny, sample, everywhere, cls):
     torch.testing.assert_close(terms["shrink/squares"], 0.5 * item.square().mean())
 
 
+@pytest.mark.parametrize(("size", "expected"), [(69, 138), (70, 90)])
+def test_a_batch_is_read_by_rows_where_these_are_fewer(tiny, sample, size, expected):
+    backbone, method = FREEDOM.from_data(tiny, embedding_dim=8), Shrink()
+    graph, batch = backbone.graph(tiny), sample(tiny, size)  # 3 * 70 rows are all of 120 + 90
+    terms = Objective(backbone, method)(graph, batch)
+    assert method.rows == expected
+    torch.testing.assert_close(terms["bpr"], backbone.loss(backbone(graph), batch)["bpr"])
+
+
 def test_a_clean_weight_of_0_leaves_the_loss_to_the_methods(tiny, sample):
     backbone = LightGCN.from_data(tiny, embedding_dim=8)
     terms = Objective(backbone, Halve(0.0))(backbone.graph(tiny), sample(tiny))
