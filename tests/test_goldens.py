@@ -25,8 +25,12 @@ FILES = sorted(FOLDER.glob("*.npz"))
 # Ours by golden option, and ours by golden weight. {m} is a modality; a pair are the tables of
 # users and of items, which are one table there; what ends in ".T" is transposed there.
 OPTIONS = {
+    "GRCN": {"n_layers": "num_routings"},
     "LightGCN": {"n_layers": "num_layers"},
     "VBPR": {},
+    "BPRMF": {},
+    "LayerGCN": {"n_layers": "num_layers", "dropout": "edge_dropout"},
+    "SelfCF": {"n_layers": "num_layers", "dropout": "dropout"},
     "FREEDOM": {
         "n_mm_layers": "num_item_layers",
         "n_ui_layers": "num_layers",
@@ -35,8 +39,19 @@ OPTIONS = {
     },
 }
 TABLES = {"P": "user_embedding.weight", "Q": "item_embedding.weight"}
+PREDICTOR = {f"predictor.{part}": f"predictor.{part}" for part in ("weight", "bias")}
 WEIGHTS = {
+    "GRCN": {
+        "ID": ("user_embedding.weight", "item_embedding.weight"),
+        "conf": ("user_confidence", "item_confidence"),
+        "{m}.preference": "preference.{m}",
+        "{m}.mlp.weight": "projection.{m}.weight",
+        "{m}.mlp.bias": "projection.{m}.bias",
+    },
+    "BPRMF": TABLES,
+    "LayerGCN": TABLES,
     "LightGCN": TABLES,
+    "SelfCF": {**TABLES, **PREDICTOR},
     "VBPR": {**TABLES, "W": "projection.weight", "b": "projection.bias"},
     "FREEDOM": {
         **TABLES,

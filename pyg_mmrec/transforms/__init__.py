@@ -14,6 +14,7 @@ from .prune import (
     degree_sensitive_sample,
     degree_sensitive_weight,
     num_kept_edges,
+    prune_interactions,
 )
 from .redundancy import AddTextRedundancy, AddVisualRedundancy
 from .scale_features import ScaleFeatures
@@ -33,6 +34,7 @@ __all__ = [
     "degree_sensitive_weight",
     "normalize_item_graph",
     "num_kept_edges",
+    "prune_interactions",
     "replace_features",
     "row_normalization",
     "symmetric_normalization",

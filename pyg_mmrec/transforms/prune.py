@@ -5,6 +5,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
+from pyg_mmrec.data.graph import INTERACTS, Graph
+
 from .edge_selection import keep_edges
 from .normalize import check_interactions, symmetric_normalization
 from .seeding import check_seed, make_generator
@@ -102,6 +104,24 @@ def num_kept_edges(num_edges: int, edge_dropout: float) -> int:
     if num_edges > 0 and kept == 0:
         raise ValueError(f"'edge_dropout' {edge_dropout} keeps none of {num_edges} interactions")
     return kept
+
+
+def prune_interactions(graph: Graph, kept: Tensor) -> Graph:
+    r"""The graph with some of its training interactions, symmetrically normalised on these.
+
+    Args:
+        graph (Graph): The full graph.
+        kept (Tensor): Positions of the kept interactions among those from users to items.
+
+    Shapes:
+        - **kept:** :math:`(E',)`
+    """
+    full = graph.adjacency[INTERACTS]
+    marked = torch.zeros(full.num_edges, dtype=torch.bool, device=full.col.device)
+    marked[kept] = True
+    pruned = full.select(marked)
+    weight = symmetric_normalization(pruned.edge_index, graph.num_users, graph.num_items)
+    return graph.with_interactions(pruned.with_weight(weight))
 
 
 class DegreeSensitivePruning(BaseTransform):

@@ -22,7 +22,7 @@ from pyg_mmrec.transforms import (
     NormalizeInteractions,
     degree_sensitive_sample,
     num_kept_edges,
-    symmetric_normalization,
+    prune_interactions,
 )
 
 
@@ -160,12 +160,7 @@ class FREEDOM(ContentBackbone):
         full = graph.weighted_adjacency(INTERACTS, "NormalizeInteractions")
         num_kept = num_kept_edges(full.num_edges, self.edge_dropout)
         # The full graph's symmetric normalisation 1 / sqrt(d_u d_i) is the sampling weight.
-        position = degree_sensitive_sample(full.weight, num_kept, generator=generator)
-        kept = torch.zeros(full.num_edges, dtype=torch.bool, device=full.col.device)
-        kept[position] = True
-        pruned = full.select(kept)
-        weight = symmetric_normalization(pruned.edge_index, self.num_users, self.num_items)
-        return graph.with_interactions(pruned.with_weight(weight))
+        return prune_interactions(graph, degree_sensitive_sample(full.weight, num_kept, generator))
 
     @property
     def sites(self) -> dict[str, int]:

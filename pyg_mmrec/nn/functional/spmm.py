@@ -202,3 +202,57 @@ def spmm(
         base,
         factor,
     )
+
+
+def sddmm(adjacency: Adjacency, left: Tensor, right: Tensor) -> Tensor:
+    r"""Inner product of the two ends of every edge, without a gathered row per edge.
+
+    .. math::
+        s_{ji} = \langle \mathbf{l}_i, \mathbf{r}_j \rangle \qquad \text{for every edge }
+        j \to i
+
+    The graph's weights are not read. Differentiable to any order in ``left`` and ``right``;
+    :func:`torch.compile` sees one operator.
+
+    Args:
+        adjacency (Adjacency): The graph.
+        left (torch.Tensor): Features of the targets ``[num_targets, channels]``.
+        right (torch.Tensor): Features of the sources ``[num_sources, channels]``.
+
+    Returns:
+        torch.Tensor: ``[num_edges]``, in the order of ``adjacency.edge_index``.
+
+    Raises:
+        ValueError: If ``left`` is not a floating-point matrix with one row per target, or ``right``
+            not one of its type and width with one row per source.
+
+    Example:
+        >>> import torch
+        >>> from pyg_mmrec.data import Adjacency
+        >>> adjacency = Adjacency.from_edge_index(torch.tensor([[0, 1, 1], [0, 0, 1]]))
+        >>> target = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> source = torch.tensor([[2.0, 3.0], [4.0, 5.0]])
+        >>> sddmm(adjacency, target, source).tolist()
+        [2.0, 4.0, 5.0]
+    """
+    num_sources, num_targets = adjacency.size
+    if left.dim() != 2 or left.size(0) != num_targets or not left.is_floating_point():
+        raise ValueError(
+            f"'left' needs one floating-point row per target, shape [{num_targets}, channels] "
+            f"(got {left.dtype} {list(left.shape)})"
+        )
+    if right.dtype != left.dtype or right.shape != (num_sources, left.size(1)):
+        raise ValueError(
+            f"'right' needs one row per source, {left.dtype} of shape "
+            f"[{num_sources}, {left.size(1)}] (got {right.dtype} {list(right.shape)})"
+        )
+    return _sddmm(
+        adjacency.rowptr,
+        adjacency.col,
+        adjacency.perm,
+        adjacency.rowptr_t,
+        adjacency.col_t,
+        adjacency.perm_t,
+        left,
+        right,
+    )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from pyg_mmrec.nn.backbones import FREEDOM, VBPR, ItemKNN, LightGCN, MostPop
+from pyg_mmrec.nn.backbones import FREEDOM, GRCN, VBPR, ItemKNN, LightGCN, MostPop
 from pyg_mmrec.nn.objectives import DVIBa, DVIBc, Objective
 from pyg_mmrec.training import TripletSampler
 
@@ -61,12 +61,25 @@ def train(backbone, methods, data, steps=60):
         (VBPR, {"site": "item"}),
         (FREEDOM, {"k": 4}),
         (FREEDOM, {"k": 4, "num_item_layers": 2, "edge_dropout": 0.2}),
+        (GRCN, {"preset": "mmrec"}),
     ],
-    ids=["LightGCN", "VBPR", "VBPR-item", "FREEDOM", "FREEDOM-2"],
+    ids=["LightGCN", "VBPR", "VBPR-item", "FREEDOM", "FREEDOM-2", "GRCN-mmrec"],
 )
 def test_trained_backbones_rank_the_held_out_item_first(board, cls, options, methods):
     torch.manual_seed(0)
     backbone = cls.from_data(board, embedding_dim=16, **options)
+    assert held_out_first(backbone, board) < 0.9
+    train(backbone, [method() for method in methods], board)
+    assert held_out_first(backbone, board) == 1.0
+
+
+@pytest.mark.parametrize("methods", [[], [DVIBa], [DVIBc]], ids=["alone", "DVIBa", "DVIBc"])
+def test_routed_preferences_need_telling_features_or_training(board, methods):
+    torch.manual_seed(0)
+    assert held_out_first(GRCN.from_data(board, embedding_dim=16), board) == 1.0
+    for name in ("image", "text"):
+        board[name].x = torch.randn(SIZE, 6)
+    backbone = GRCN.from_data(board, embedding_dim=16)
     assert held_out_first(backbone, board) < 0.9
     train(backbone, [method() for method in methods], board)
     assert held_out_first(backbone, board) == 1.0

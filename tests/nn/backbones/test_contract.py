@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyg_mmrec.nn.backbones import FREEDOM, VBPR, ItemKNN, LightGCN, MostPop
+from pyg_mmrec.nn.backbones import FREEDOM, GRCN, VBPR, ItemKNN, LightGCN, MostPop
 from pyg_mmrec.nn.objectives import DVIBa, DVIBc, Objective
 from pyg_mmrec.testing import check_backbone
 
@@ -17,6 +17,8 @@ BACKBONES = {
     "FREEDOM": (FREEDOM, {"embedding_dim": 8}),
     "FREEDOM-2": (FREEDOM, {"embedding_dim": 8, "num_item_layers": 2}),
     "FREEDOM-mmrec": (FREEDOM, {"embedding_dim": 8, "preset": "mmrec"}),
+    "GRCN": (GRCN, {"embedding_dim": 8}),
+    "GRCN-mmrec": (GRCN, {"embedding_dim": 8, "preset": "mmrec"}),
 }
 TRAINED = [name for name in BACKBONES if name not in ("MostPop", "ItemKNN")]
 
@@ -48,9 +50,8 @@ def test_relabelled_items_give_relabelled_scores(name, tiny, relabelled):
     order = torch.randperm(90, generator=torch.Generator().manual_seed(3))
     one, two = build(name, tiny), build(name, relabelled(tiny, order))
     state = dict(one.state_dict())
-    state["item_embedding.weight"] = state["item_embedding.weight"][order]
     for key in state:
-        if key.startswith("features."):
+        if key.startswith(("item_embedding.", "item_confidence", "features.")):
             state[key] = state[key][order]
     two.load_state_dict(state)
     users = torch.arange(120)
@@ -81,7 +82,7 @@ def test_reset_parameters_draws_all_but_features_and_biases(name, tiny):
         assert torch.equal(x, first[key]) == fixed, key
 
 
-@pytest.mark.parametrize("name", ["LightGCN", "VBPR", "FREEDOM"])
+@pytest.mark.parametrize("name", ["LightGCN", "VBPR", "FREEDOM", "GRCN"])
 @pytest.mark.parametrize("method", [None, DVIBa, DVIBc])
 def test_training_step_compiles_without_graph_break(name, method, tiny, sample):
     torch.manual_seed(0)

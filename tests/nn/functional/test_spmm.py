@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyg_mmrec.data import Adjacency
-from pyg_mmrec.nn.functional import spmm
+from pyg_mmrec.nn.functional import sddmm, spmm
 
 
 def random_graph(num_sources=7, num_targets=5, num_edges=18, dtype=torch.float64):
@@ -113,3 +113,29 @@ def test_second_order_through_learned_weights_of_a_symmetric_graph():
         (grad,) = torch.autograd.grad(spmm(adjacency, x).square().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(grad[0].sum(), weight)[0])
     assert torch.equal(*found)
+
+
+def test_inner_products_of_edges_and_their_gradients():
+    edge_index, weight, _ = random_graph()
+    adjacency = Adjacency.from_edge_index(edge_index, weight, size=(7, 5))
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randn(5, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    source = torch.randn(7, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    j, i = adjacency.edge_index
+    torch.testing.assert_close(sddmm(adjacency, target, source), (target[i] * source[j]).sum(1))
+    assert torch.autograd.gradcheck(lambda *x: sddmm(adjacency, *x), (target, source))
+    assert torch.autograd.gradgradcheck(lambda *x: sddmm(adjacency, *x), (target, source))
+    none = Adjacency.from_edge_index(torch.empty(2, 0, dtype=torch.long), size=(7, 5))
+    assert sddmm(none, target, source).shape == (0,)
+
+
+def test_bad_ends_of_edges_are_refused():
+    adjacency = Adjacency.from_edge_index(torch.tensor([[0], [2]]), size=(2, 4))
+    with pytest.raises(ValueError, match=r"'left' needs one floating-point row per target, .*\[4,"):
+        sddmm(adjacency, torch.ones(2, 3), torch.ones(4, 3))
+    with pytest.raises(ValueError, match=r"'left' needs .* \(got torch.int64 \[4, 3\]\)"):
+        sddmm(adjacency, torch.ones(4, 3).long(), torch.ones(2, 3).long())
+    with pytest.raises(ValueError, match=r"'right' needs .*float32 of shape \[2, 3\] \(got .*64"):
+        sddmm(adjacency, torch.ones(4, 3), torch.ones(2, 3).double())
+    with pytest.raises(ValueError, match=r"'right' needs .* \(got torch.float32 \[2, 5\]\)"):
+        sddmm(adjacency, torch.ones(4, 3), torch.ones(2, 5))

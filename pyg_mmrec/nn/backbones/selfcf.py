@@ -1,0 +1,153 @@
+"""SelfCF."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyg_mmrec.data import Adjacency, Graph
+from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
+from pyg_mmrec.nn.backbones.lightgcn import LightGCN
+from pyg_mmrec.nn.backbones.stages import Stages, Triplets
+from pyg_mmrec.nn.losses import l2_loss
+
+
+class SelfCF(LightGCN):
+    r"""SelfCF with embedding dropout (`"SelfCF: A Simple Framework for Self-supervised
+    Collaborative Filtering" <https://arxiv.org/abs/2107.03019>`_, TORS 2023), on IDs alone and
+    without negatives.
+
+    .. math::
+        \mathcal{L} = -\frac{1}{2B} \sum_{(u,i)} [\cos(h(\mathbf{e}_u), \mathbf{t}_i) +
+        \cos(h(\mathbf{e}_i), \mathbf{t}_u)] + \lambda \, \mathrm{L2Loss}(e_u, e_i), \qquad
+        s_{ui} = h(\mathbf{e}_u)^\top \mathbf{e}_i + \mathbf{e}_u^\top h(\mathbf{e}_i)
+
+    :math:`\mathbf{e}` are LightGCN's vectors, :math:`\mathbf{t} = \mathrm{dropout}(\mathbf{e})`
+    without gradient, :math:`h` is linear. In training, every step drops entries of the adjacency,
+    each direction for itself, at a rate that it draws anew, and rescales the kept ones. The hidden
+    sites ``user/embedding`` and ``item/embedding`` are the layer-0 embeddings.
+
+    Args:
+        num_users (int): Number of users.
+        num_items (int): Number of items.
+        embedding_dim (int, optional): Size of the embeddings. (default: 64)
+        num_layers (int, optional): Number of propagation layers. (default: 2)
+        dropout (float, optional): Rate of the targets' dropout in [0, 1). (default: 0.1)
+        edge_dropout (float or str, optional): Rate in [0, 1) of the adjacency's dropout;
+            :obj:`"uniform"` draws it from there in every step, :obj:`None` drops nothing.
+            (default: :obj:`"uniform"`)
+        reg_weight (float, optional): Weight :math:`\lambda` of the final rows' squares.
+            (default: 1e-3)
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    graph_sampling = "step"
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.1,
+        edge_dropout: float | str | None = "uniform",
+        reg_weight: float = 1e-3,
+    ) -> None:
+        super().__init__(num_users, num_items, embedding_dim, num_layers, reg_weight)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"'dropout' needs to lie in [0, 1) (got {dropout})")
+        in_range = not isinstance(edge_dropout, str) and 0 <= (edge_dropout or 0) < 1
+        if not in_range and edge_dropout != "uniform":
+            raise ValueError(
+                f"'edge_dropout' needs to lie in [0, 1), or to be 'uniform' or None "
+                f"(got {edge_dropout!r})"
+            )
+        self.dropout = dropout
+        self.edge_dropout = edge_dropout
+        self.predictor = nn.Linear(embedding_dim, embedding_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws embeddings and predictor, Xavier uniform; the bias starts at 0."""
+        super().reset_parameters()
+        if hasattr(self, "predictor"):  # not yet when LightGCN's constructor calls
+            nn.init.xavier_uniform_(self.predictor.weight)
+            nn.init.zeros_(self.predictor.bias)
+
+    def sample_graph(
+        self, graph: Graph, epoch: int, generator: torch.Generator | None = None
+    ) -> Graph:
+        """Drops entries of the adjacency, in both directions independently."""
+        if self.edge_dropout is None or self.edge_dropout == 0:
+            return graph
+        full = graph.weighted_adjacency(INTERACTS, "NormalizeInteractions")
+        rate: float | Tensor
+        if self.edge_dropout == "uniform":
+            rate = torch.rand((), device=full.weight.device, generator=generator)
+        else:
+            rate = float(self.edge_dropout)
+
+        def drop(adjacency: Adjacency) -> Adjacency:
+            uniform = torch.empty_like(adjacency.weight).uniform_(generator=generator)
+            # Dropped entries stay as zeros: cutting them out costs more than multiplying them.
+            return adjacency.with_weight(adjacency.weight * (uniform >= rate) / (1 - rate))
+
+        dropped = {
+            edge_type: drop(graph.adjacency[edge_type]) for edge_type in (INTERACTS, INTERACTED_BY)
+        }
+        return graph.replace(adjacency={**graph.adjacency, **dropped})
+
+    def fuse(
+        self, modality: dict[str, Tensor], graph: Graph
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Takes the embeddings as they are, and draws the targets' dropout."""
+        hidden, context = super().fuse(modality, graph)
+        if self.training and self.dropout > 0:
+            for key in ("user", "item"):
+                kept = torch.empty_like(hidden[f"{key}/embedding"], requires_grad=False)
+                context[f"{key}/kept"] = kept.bernoulli_(1 - self.dropout)
+        return hidden, context
+
+    def encode(
+        self,
+        hidden: dict[str, Tensor],
+        context: dict[str, Any],
+        graph: Graph,
+        delta: dict[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Propagates the embeddings over the interactions."""
+        reached, output, compared = super().encode(hidden, context, graph, delta)
+        return reached, {**compared, **context}, compared
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """Cosine distance of each side's prediction to the other's target, and a norm penalty."""
+        online = {
+            "user": batch.at("user", stages.output["user"]),
+            "item": batch.at("item", stages.output["item"]).chunk(2)[0],
+        }
+        target = {key: x.detach() for key, x in online.items()}
+        for key in online:
+            if f"{key}/kept" in stages.output:
+                kept = batch.at(key, stages.output[f"{key}/kept"])[: batch.user.numel()]
+                target[key] = target[key] * kept / (1 - self.dropout)
+
+        def distance(one: str, other: str) -> Tensor:
+            predicted = self.predictor(online[one])
+            return -nn.functional.cosine_similarity(predicted, target[other], dim=-1).mean()
+
+        terms = {"alignment": 0.5 * (distance("user", "item") + distance("item", "user"))}
+        if self.reg_weight > 0:
+            terms["regularization"] = self.reg_weight * l2_loss(*online.values())
+        return terms
+
+    def vectors(self, stages: Stages) -> tuple[Tensor, Tensor]:
+        """Users ``[h(e) || e]`` and items ``[e || h(e)]``."""
+        user, item = stages.output["user"], stages.output["item"]
+        return (
+            torch.cat([self.predictor(user), user], 1),
+            torch.cat([item, self.predictor(item)], 1),
+        )

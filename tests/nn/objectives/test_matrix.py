@@ -1,0 +1,162 @@
+"""Every backbone with every training method: what has to hold for all of them."""
+
+import pytest
+import torch
+from torch_geometric import seed_everything
+
+from pyg_mmrec.experiment import BACKBONES, METHODS
+from pyg_mmrec.nn.objectives import Objective
+from pyg_mmrec.training import Trainer, TrainingOptions
+
+TRAINED = sorted(set(BACKBONES) - {"MostPop", "ItemKNN"})
+OPTIONS = {"MMGCN": {"projected": {"image": 12}}}
+# What the loss does not depend on, though it reads it: of both items of a pair, the bias cancels.
+WITHOUT_EFFECT = {"FREEDOM": {"projection.image.bias", "projection.text.bias"}}
+EVERY_PAIR = [
+    pytest.param(model, method, id=f"{model}-{method}")
+    for model in TRAINED
+    for method in ["none", *METHODS]
+]
+
+
+def build(model, method, data, seed=0):
+    seed_everything(seed)
+    options = {"embedding_dim": 8, **OPTIONS.get(model, {})}
+    backbone = BACKBONES[model].from_data(data, **options)
+    return Objective(backbone, *([] if method == "none" else [METHODS[method]()]))
+
+
+def training_graph(objective, graph):
+    generator = torch.Generator().manual_seed(0)
+    return objective.backbone.sample_graph(graph, 0, generator)
+
+
+def total(objective, graph, batch):
+    return torch.stack(list(objective(graph, batch).values())).sum()
+
+
+def copied(module):
+    return {key: x.clone() for key, x in module.state_dict().items()}
+
+
+def fit(objective, data, epochs, folder=None, seed=0, resume=False):
+    options = TrainingOptions(
+        learning_rate=0.01, batch_size=512, epochs=epochs, seed=seed, checkpoint_epochs=1
+    )
+    trainer = Trainer(objective, data, options, folder, progress=False)
+    trainer.fit(resume)
+    return trainer
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_training_lowers_the_loss(model, method, tiny, sample):
+    objective = build(model, method, tiny)
+    full, batch = objective.backbone.graph(tiny), sample(tiny, 256)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.05)
+    losses = []
+    for _ in range(20):
+        torch.manual_seed(0)  # the same noise: what falls is the loss
+        loss = total(objective, training_graph(objective, full), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1 * abs(losses[0])
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_every_parameter_gets_a_gradient(model, method, tiny, sample):
+    objective = build(model, method, tiny)
+    graph = training_graph(objective, objective.backbone.graph(tiny))
+    total(objective, graph, sample(tiny)).backward()
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    size = {name: x.grad.abs().max() for name, x in objective.backbone.named_parameters()}
+    without = {name for name, x in size.items() if x < 1e-6 * max(size.values())}
+    assert without == WITHOUT_EFFECT.get(model, set())
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_methods_leave_the_backbone_as_it_is(model, method, tiny, sample):
+    bare = build(model, "none", tiny).backbone
+    objective = build(model, method, tiny)
+    graph = objective.backbone.graph(tiny)
+    total(objective, training_graph(objective, graph), sample(tiny)).backward()
+    ours, theirs = objective.backbone.state_dict(), bare.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    bare.load_state_dict(ours)
+    users = torch.arange(bare.num_users)
+    objective.eval(), bare.eval()
+    ranked_on = objective.inference_graph(graph)
+    scores = objective.backbone.scores(objective.backbone(ranked_on), ranked_on, users)
+    assert torch.equal(bare.scores(bare(ranked_on), ranked_on, users), scores)
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_runs_repeat_resume_and_depend_on_the_seed(model, method, tiny, tmp_path):
+    whole = build(model, method, tiny)
+    trainer = fit(whole, tiny, 3)
+    fit(build(model, method, tiny), tiny, 1, tmp_path)
+    resumed = build(model, method, tiny, seed=5)  # of other weights, which the checkpoint replaces
+    again = fit(resumed, tiny, 3, tmp_path, resume=True)
+    assert [e["loss"] for e in again.history.epochs] == [e["loss"] for e in trainer.history.epochs]
+    other = build(model, method, tiny, seed=1)
+    fit(other, tiny, 3, seed=1)
+    for key, x in whole.state_dict().items():
+        assert torch.equal(x, resumed.state_dict()[key]), key
+    assert any(not torch.equal(x, other.state_dict()[key]) for key, x in whole.state_dict().items())
+    loaded = build(model, method, tiny, seed=2)
+    loaded.load_state_dict(whole.state_dict())
+    users = torch.arange(whole.backbone.num_users)
+    scores = trainer.scorer()(users)
+    assert torch.equal(Trainer(loaded, tiny, progress=False).scorer()(users), scores)
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_ranking_does_not_depend_on_the_batch(model, method, tiny):
+    trainer = fit(build(model, method, tiny), tiny, 1)
+    scorer, users = trainer.scorer(), torch.arange(trainer.backbone.num_users)
+    order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(1))
+    scores = scorer(users)
+    torch.testing.assert_close(scorer(users[order]), scores[order])
+    alone = torch.cat([scorer(user) for user in users.split(1)])
+    torch.testing.assert_close(alone, scores)
+    assert torch.equal(alone.argmax(1), scores.argmax(1))
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_relabelled_items_give_relabelled_rankings(model, method, tiny, relabelled):
+    num_items = tiny["item"].num_nodes
+    order = torch.randperm(num_items, generator=torch.Generator().manual_seed(3))
+    one, data = fit(build(model, method, tiny), tiny, 1), relabelled(tiny, order)
+    objective = build(model, method, data)
+    state = copied(one.objective)
+    for key, x in state.items():  # no other size is that of the items
+        if x.dim() > 0 and x.size(0) == num_items:
+            state[key] = x[order]
+    objective.load_state_dict(state)
+    users = torch.arange(one.backbone.num_users)
+    scores = one.scorer()(users)[:, order]
+    objective.eval()
+    graph = objective.inference_graph(objective.backbone.graph(data))
+    other = objective.backbone.scores(objective.backbone(graph), graph, users)
+    torch.testing.assert_close(other, scores, rtol=1e-4, atol=1e-5 * float(scores.abs().max()))
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_the_training_step_compiles_without_graph_break(model, method, tiny, sample):
+    objective = build(model, method, tiny)
+    full, batch = objective.backbone.graph(tiny), sample(tiny)
+
+    def gradients(function):
+        objective.zero_grad()
+        graph = training_graph(objective, full)  # outside of what is compiled, as in training
+        torch.manual_seed(1)
+        loss = function(objective, graph, batch)
+        loss.backward()
+        return loss, {k: p.grad.clone() for k, p in objective.named_parameters()}
+
+    torch._dynamo.reset()
+    compiled = gradients(torch.compile(total, backend="aot_eager", fullgraph=True))
+    torch.testing.assert_close(compiled, gradients(total))
