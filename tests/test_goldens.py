@@ -27,9 +27,22 @@ FILES = sorted(FOLDER.glob("*.npz"))
 OPTIONS = {
     "GRCN": {"n_layers": "num_routings"},
     "LightGCN": {"n_layers": "num_layers"},
+    "MMGCN": {},
     "VBPR": {},
     "BPRMF": {},
     "LayerGCN": {"n_layers": "num_layers", "dropout": "edge_dropout"},
+    "BM3": {
+        "n_layers": "num_layers",
+        "dropout": "dropout",
+        "cl_weight": "contrastive_weight",
+    },
+    "LATTICE": {
+        "n_layers": "num_item_layers",
+        "knn_k": "k",
+        "lambda_coeff": "original_weight",
+        "cf_model": "cf_model",
+        "batch_size": "batch_size",
+    },
     "SelfCF": {"n_layers": "num_layers", "dropout": "dropout"},
     "FREEDOM": {
         "n_mm_layers": "num_item_layers",
@@ -51,6 +64,37 @@ WEIGHTS = {
     "BPRMF": TABLES,
     "LayerGCN": TABLES,
     "LightGCN": TABLES,
+    "BM3": {
+        **TABLES,
+        **PREDICTOR,
+        "{m}.weight": "projection.{m}.weight",
+        "{m}.bias": "projection.{m}.bias",
+        "{m}.features": "features.{m}",
+    },
+    "LATTICE": {
+        **TABLES,
+        "modality_logits": "modality_logits",
+        "{m}.weight": "projection.{m}.weight",
+        "{m}.bias": "projection.{m}.bias",
+        "{m}.features": "features.{m}",
+    },
+    "MMGCN": {
+        "ID": ("user_embedding.weight", "item_embedding.weight"),
+        "{m}.preference": "preference.{m}",
+        "{m}.mlp.weight": "projection.{m}.weight",
+        "{m}.mlp.bias": "projection.{m}.bias",
+        **{
+            f"{{m}}.{theirs}": f"convs.{{m}}.{layer}.{ours}"
+            for layer in range(3)
+            for theirs, ours in {
+                f"W{layer + 1}": "lin_neighbor.weight.T",
+                f"V{layer + 1}.weight": "lin_self.weight",
+                f"V{layer + 1}.bias": "lin_self.bias",
+                f"G{layer + 1}.weight": "lin_combined.weight",
+                f"G{layer + 1}.bias": "lin_combined.bias",
+            }.items()
+        },
+    },
     "SelfCF": {**TABLES, **PREDICTOR},
     "VBPR": {**TABLES, "W": "projection.weight", "b": "projection.bias"},
     "FREEDOM": {
@@ -115,11 +159,19 @@ class Golden:
         }
         options["reg_weight"] = self.config["reg_weight"]
         options["embedding_dim"] = self.tensors["w/Q" if "w/Q" in self.tensors else "w/ID"].size(1)
+        if self.name == "LATTICE":
+            options["num_layers"] = len(self.config["weight_size"])
         if self.name == "FREEDOM" and len(self.modalities) == 2:
             share = self.config["mm_image_weight"]
             options["modality_weights"] = dict(
                 zip(self.modalities, (share, 1 - share), strict=True)
             )
+        if self.name == "MMGCN":
+            options["projected"] = {
+                name: self.tensors[f"w/{name}.mlp.weight"].size(0)
+                for name in self.modalities
+                if f"w/{name}.mlp.weight" in self.tensors
+            }
         backbone = getattr(backbones, self.name).from_data(data, preset="mmrec", **options)
         unknown = [
             k for k in self.tensors if k.startswith("w/") and k[2:] not in self.weight_names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -192,6 +193,33 @@ class Adjacency:
             weight_t=self.weight_t[edges_t],
             perm_t=position[self.perm_t[edges_t]],
         )
+
+
+def on_shared_edges(adjacencies: Sequence[Adjacency]) -> list[Adjacency]:
+    r"""The same graphs on the union of their edges, in one order, with weight 0 where one lacks an
+    edge; their weights can then be added up. Gradients reach the given weights.
+
+    Args:
+        adjacencies (list[Adjacency]): One or more graphs of the same size, without parallel edges.
+
+    Raises:
+        ValueError: If there is none, or sizes differ.
+    """
+    sizes = {adjacency.size for adjacency in adjacencies}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"'adjacencies' needs one or more graphs of the same size (got {sorted(sizes)})"
+        )
+    (size,) = sizes
+    keys = [a.edge_index[1] * size[0] + a.edge_index[0] for a in adjacencies]
+    union, position = torch.cat(keys).unique(return_inverse=True)
+    edge_index = torch.stack([union % size[0], union // size[0]])  # sorted by target, then source
+    pattern = Adjacency.from_edge_index(edge_index, size=size)
+    parts = position.split([adjacency.num_edges for adjacency in adjacencies])
+    return [
+        pattern.with_weight(a.weight.new_zeros(union.numel()).index_add(0, part, a.weight))
+        for a, part in zip(adjacencies, parts, strict=True)
+    ]
 
 
 register_dataclass(Adjacency)

@@ -288,7 +288,10 @@ class _BackboneCheck(Check):
     def rowwise(self) -> None:
         if not self.backbone.rowwise:
             return
+        self.backbone.eval()  # in training, as many random numbers are drawn as there are rows
         full, rows = self.forward(), self.forward(self.batch)
+        self.backbone.train()
+        drawn = self.forward(self.batch)
         for part in ("hidden", "context", "output", "compared"):
             expected = {key: self.batch.at(key, x) for key, x in getattr(full, part).items()}
             keys = different(getattr(rows, part), expected)
@@ -297,6 +300,13 @@ class _BackboneCheck(Check):
                 f"'rowwise' is declared, but {part} {keys} of the batch's rows alone differ from "
                 f"these rows of all; declare it False where rows depend on each other",
             )
+            for key, x in expected.items():
+                shape = list(getattr(drawn, part).get(key, x).shape)
+                self.require(
+                    shape == list(x.shape),
+                    f"'rowwise' is declared, but in training {part} '{key}' of the batch's rows "
+                    f"has shape {shape} instead of {list(x.shape)}",
+                )
 
     def gradients(self, unused: Sequence[str]) -> None:
         parameters = {k: p for k, p in self.backbone.named_parameters() if p.requires_grad}

@@ -81,6 +81,14 @@ class ContentBackbone(Backbone):
             sizes["modalities"] = chosen
         return sizes
 
+    def require_features(self) -> None:
+        """Raises a :class:`ValueError` if the data lack the features of a modality in use."""
+        missing = [name for name in self.modalities if name not in self.in_channels]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} reads the features of {missing}, which the data lack"
+            )
+
     def raw_features(self, modality: str, graph: Graph) -> Tensor:
         """Raw features ``[num_items, F]`` of a modality: the trained ones, or the graph's.
 

@@ -99,9 +99,7 @@ class GRCN(ContentBackbone):
             raise ValueError(
                 f"'routing' needs to be 'attention' or 'renormalise' (got {routing!r})"
             )
-        missing = [name for name in self.modalities if name not in self.in_channels]
-        if missing:
-            raise ValueError(f"GRCN reads the features of {missing}, which the data lack")
+        self.require_features()
         self.num_routings = num_routings
         self.routing = routing
         self.reg_weight = reg_weight

@@ -63,9 +63,7 @@ class VBPR(ContentBackbone):
         check_weight("reg_weight", reg_weight)
         if site not in ("content", "item"):
             raise ValueError(f"'site' needs to be 'content' or 'item' (got {site!r})")
-        missing = [name for name in self.modalities if name not in self.in_channels]
-        if missing:
-            raise ValueError(f"VBPR reads the features of {missing}, which the data lack")
+        self.require_features()
         self.reg_weight = reg_weight
         self.site = site
         self.user_embedding = nn.Embedding(num_users, 2 * embedding_dim)

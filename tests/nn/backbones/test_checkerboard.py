@@ -6,7 +6,21 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from pyg_mmrec.nn.backbones import FREEDOM, GRCN, VBPR, ItemKNN, LightGCN, MostPop
+from pyg_mmrec.nn.backbones import (
+    BM3,
+    BPRMF,
+    FREEDOM,
+    GRCN,
+    LATTICE,
+    VBPR,
+    VLATTICE,
+    ItemKNN,
+    LayerGCN,
+    LightGCN,
+    MostPop,
+    SelfCF,
+    VLightGCN,
+)
 from pyg_mmrec.nn.objectives import DVIBa, DVIBc, Objective
 from pyg_mmrec.training import TripletSampler
 
@@ -62,8 +76,27 @@ def train(backbone, methods, data, steps=60):
         (FREEDOM, {"k": 4}),
         (FREEDOM, {"k": 4, "num_item_layers": 2, "edge_dropout": 0.2}),
         (GRCN, {"preset": "mmrec"}),
+        (BPRMF, {}),
+        (LayerGCN, {}),
+        (SelfCF, {"reg_weight": 1e-4}),
+        (BM3, {}),
+        (LATTICE, {"k": 4}),
+        (LATTICE, {"k": 4, "num_item_layers": 2, "cf_model": "mf"}),
     ],
-    ids=["LightGCN", "VBPR", "VBPR-item", "FREEDOM", "FREEDOM-2", "GRCN-mmrec"],
+    ids=[
+        "LightGCN",
+        "VBPR",
+        "VBPR-item",
+        "FREEDOM",
+        "FREEDOM-2",
+        "GRCN-mmrec",
+        "BPRMF",
+        "LayerGCN",
+        "SelfCF",
+        "BM3",
+        "LATTICE",
+        "LATTICE-2-mf",
+    ],
 )
 def test_trained_backbones_rank_the_held_out_item_first(board, cls, options, methods):
     torch.manual_seed(0)
@@ -74,12 +107,13 @@ def test_trained_backbones_rank_the_held_out_item_first(board, cls, options, met
 
 
 @pytest.mark.parametrize("methods", [[], [DVIBa], [DVIBc]], ids=["alone", "DVIBa", "DVIBc"])
-def test_routed_preferences_need_telling_features_or_training(board, methods):
+@pytest.mark.parametrize(("cls", "options"), [(GRCN, {}), (VLightGCN, {}), (VLATTICE, {"k": 4})])
+def test_propagated_content_needs_telling_features_or_training(board, cls, options, methods):
     torch.manual_seed(0)
-    assert held_out_first(GRCN.from_data(board, embedding_dim=16), board) == 1.0
+    assert held_out_first(cls.from_data(board, embedding_dim=16, **options), board) == 1.0
     for name in ("image", "text"):
         board[name].x = torch.randn(SIZE, 6)
-    backbone = GRCN.from_data(board, embedding_dim=16)
+    backbone = cls.from_data(board, embedding_dim=16, **options)
     assert held_out_first(backbone, board) < 0.9
     train(backbone, [method() for method in methods], board)
     assert held_out_first(backbone, board) == 1.0

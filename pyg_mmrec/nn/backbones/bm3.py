@@ -1,0 +1,217 @@
+"""BM3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.transforms import BaseTransform
+
+from pyg_mmrec.data import Graph
+from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
+from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
+from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
+from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
+from pyg_mmrec.nn.conv import LightPropagation
+from pyg_mmrec.nn.losses import emb_loss
+from pyg_mmrec.transforms import NormalizeInteractions
+
+
+class BM3(ContentBackbone):
+    r"""BM3 (`"Bootstrap Latent Representations for Multi-modal Recommendation"
+    <https://arxiv.org/abs/2207.05969>`_, WWW 2023), without negatives.
+
+    .. math::
+        \mathcal{L} = d(h(\mathbf{e}_u), \mathbf{t}_i) + d(h(\mathbf{e}_i), \mathbf{t}_u) +
+        w \sum_m [d(h(\mathbf{z}^m_i), \mathbf{t}_i) + d(h(\mathbf{z}^m_i), \mathbf{t}^m_i)] +
+        \lambda \, \mathrm{EmbLoss}(\mathbf{e}), \qquad d = 1 - \cos
+
+    as means over a batch's interactions, :math:`s_{ui} = h(\mathbf{e}_u)^\top h(\mathbf{e}_i)`.
+    :math:`\mathbf{e}` are the vectors of light propagation, to the items' of which their embedding
+    is added; :math:`\mathbf{z}^m = \mathbf{W}_m \mathbf{x}^m + \mathbf{b}_m`; targets
+    :math:`\mathbf{t}` are dropouts of what they are named for, without gradient; :math:`h` is
+    linear. EmbLoss is over all users and items. The hidden sites are :math:`\mathbf{z}^m`, as
+    ``item/image``, ``item/text``, …; of what ranks nothing depends on them, so the predictions
+    :math:`h(\mathbf{z}^m)` are compared.
+
+    Args:
+        num_users (int): Number of users.
+        num_items (int): Number of items.
+        in_channels (dict[str, int]): Feature size of each modality.
+        embedding_dim (int, optional): Size of the embeddings and projections. (default: 64)
+        num_layers (int, optional): User-item layers. (default: 1)
+        dropout (float, optional): Rate of the targets' dropout in [0, 1). (default: 0.5)
+        contrastive_weight (float, optional): Weight :math:`w` of the modalities. (default: 2)
+        reg_weight (float, optional): Weight :math:`\lambda` of the norms. (default: 0.1)
+        modalities (list[str], optional): Modalities to use, in order.
+            (default: all, as image, text, then others by name)
+        train_features (bool, optional): Whether raw features are trained along; the preset
+            ``mmrec`` does. (default: :obj:`False`)
+        features (dict[str, torch.Tensor], optional): Raw features to start from, if trained.
+
+    Raises:
+        ValueError: If an option is out of range or features are missing.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {"train_features": True}}
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        in_channels: Mapping[str, int],
+        embedding_dim: int = 64,
+        num_layers: int = 1,
+        dropout: float = 0.5,
+        contrastive_weight: float = 2.0,
+        reg_weight: float = 0.1,
+        modalities: Sequence[str] | None = None,
+        train_features: bool = False,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        check_positive("embedding_dim", embedding_dim)
+        super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
+        check_weight("contrastive_weight", contrastive_weight)
+        check_weight("reg_weight", reg_weight)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"'dropout' needs to lie in [0, 1) (got {dropout})")
+        self.require_features()
+        self.dropout = dropout
+        self.contrastive_weight = contrastive_weight
+        self.reg_weight = reg_weight
+        self.user_embedding = nn.Embedding(num_users, embedding_dim)
+        self.item_embedding = nn.Embedding(num_items, embedding_dim)
+        self.predictor = nn.Linear(embedding_dim, embedding_dim)
+        self.projection = nn.ModuleDict(
+            {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
+        )
+        self.propagation = LightPropagation(num_layers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the embeddings, Xavier uniform, and the linear layers, Xavier normal; biases start
+        at 0.
+        """
+        nn.init.xavier_uniform_(self.user_embedding.weight)
+        nn.init.xavier_uniform_(self.item_embedding.weight)
+        for module in (self.predictor, self.projection):
+            for name, parameter in module.named_parameters():
+                if name.endswith("weight"):
+                    nn.init.xavier_normal_(parameter)
+                else:
+                    nn.init.zeros_(parameter)
+
+    def content_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the projections."""
+        return self.projection.parameters()
+
+    @property
+    def transform(self) -> BaseTransform:
+        """Symmetric normalisation of the interactions."""
+        return NormalizeInteractions()
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """The projected modalities."""
+        return {f"item/{name}": self.predictor.in_features for name in self.modalities}
+
+    @property
+    def rowwise(self) -> bool:
+        """True: the modalities meet the propagated vectors row by row."""
+        return True
+
+    def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+        """Projects the modalities."""
+        return {
+            name: self.masked(
+                rows.map("item", self.projection[name], self.raw_features(name, graph)),
+                name,
+                graph,
+                rows,
+            )
+            for name in self.modalities
+        }
+
+    def fuse(
+        self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Runs the user-item part, which does not depend on the modalities, and draws dropout."""
+        user, item = self.propagation(
+            self.user_embedding.weight,
+            self.item_embedding.weight,
+            graph.weighted_adjacency(INTERACTS, "NormalizeInteractions"),
+            graph.adjacency[INTERACTED_BY],
+        )
+        item = item + self.item_embedding.weight
+        context: dict[str, Any] = {}
+        if self.reg_weight > 0:
+            context["regularization"] = self.reg_weight * emb_loss(user, item)
+        for kind, vectors in (("user", user), ("item", item)):
+            vectors = rows.at(kind, vectors)
+            context[kind] = vectors
+            context[f"{kind}/predicted"] = self.predictor(vectors)
+            context[f"{kind}/target"] = self._target(vectors, self._kept(vectors))
+        for name, z in modality.items():
+            kept = self._kept(z)
+            if kept is not None:
+                context[f"item/kept/{name}"] = kept
+            if name in graph.mask:
+                context[f"item/mask/{name}"] = rows.at("item", graph.mask[name])
+        return {f"item/{name}": z for name, z in modality.items()}, context
+
+    def _kept(self, x: Tensor) -> Tensor | None:
+        """What dropout keeps, in training."""
+        if not self.training or self.dropout == 0:
+            return None
+        return torch.empty_like(x, requires_grad=False).bernoulli_(1 - self.dropout)
+
+    def _target(self, x: Tensor, kept: Tensor | None) -> Tensor:
+        return x.detach() if kept is None else x.detach() * kept / (1 - self.dropout)
+
+    def encode(
+        self,
+        hidden: dict[str, Tensor],
+        context: dict[str, Any],
+        graph: Graph,
+        delta: dict[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Predicts from the modalities."""
+        reached = {site: add_delta(hidden[site], delta, site) for site in self.sites}
+        output = {key: x for key, x in context.items() if "/kept/" not in key}
+        compared = {}
+        for name in self.modalities:
+            z, kept = reached[f"item/{name}"], context.get(f"item/kept/{name}")
+            compared[f"item/predicted/{name}"] = self.predictor(z)
+            output[f"item/target/{name}"] = self._target(z, kept)
+        return reached, {**output, **compared}, compared
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """Distances between predictions and targets, and the norm penalty."""
+
+        def rows(key: str) -> Tensor:  # of users and positive items
+            return batch.at(key, stages.output[key])[: batch.user.numel()]
+
+        def distance(predicted: str, target: str) -> Tensor:
+            return 1 - nn.functional.cosine_similarity(rows(predicted), rows(target), dim=-1)
+
+        alignment = distance("user/predicted", "item/target")
+        alignment = alignment + distance("item/predicted", "user/target")
+        terms = {"alignment": alignment.mean()}
+        if self.contrastive_weight > 0:
+            for name in self.modalities:
+                predicted = f"item/predicted/{name}"
+                contrast = distance(predicted, "item/target")
+                contrast = contrast + distance(predicted, f"item/target/{name}")
+                if f"item/mask/{name}" in stages.output:
+                    has = rows(f"item/mask/{name}")
+                    contrast = (contrast * has).sum() / has.sum().clamp(min=1)
+                terms[f"contrast_{name}"] = self.contrastive_weight * contrast.mean()
+        if "regularization" in stages.output:
+            terms["regularization"] = stages.output["regularization"]
+        return terms
+
+    def vectors(self, stages: Stages) -> tuple[Tensor, Tensor]:
+        """The predictions of users and items."""
+        return stages.output["user/predicted"], stages.output["item/predicted"]

@@ -1,0 +1,155 @@
+"""LightGCN with modality features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.transforms import BaseTransform
+
+from pyg_mmrec.data import Graph
+from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
+from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
+from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
+from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
+from pyg_mmrec.nn.conv import LightPropagation
+from pyg_mmrec.nn.losses import bpr_loss, l2_loss
+from pyg_mmrec.transforms import NormalizeInteractions
+
+
+class VLightGCN(ContentBackbone):
+    r"""LightGCN on IDs and modalities ("Less is More: Information Bottleneck Denoised Multimedia
+    Recommendation", Eq. 4-7).
+
+    .. math::
+        \mathbf{X}^{(0)} = [\mathbf{P} \Vert \mathbf{C}], \qquad
+        \mathbf{Y}^{(0)} = [\mathbf{Q} \Vert \mathbf{Z}^1 \Vert \mathbf{Z}^2 \ldots], \qquad
+        \mathbf{Z}^m = \mathbf{W}_m \mathbf{x}^m + \mathbf{b}_m
+
+    .. math::
+        [\mathbf{X}; \mathbf{Y}] = \frac{1}{L+1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l
+        [\mathbf{X}^{(0)}; \mathbf{Y}^{(0)}], \qquad
+        \mathcal{L} = \mathrm{BPR} + \frac{\lambda}{B} \sum ( \lVert X^{(0)}_u \rVert^2 +
+        \lVert Y^{(0)}_i \rVert^2 + \lVert Y^{(0)}_j \rVert^2 )
+
+    The users' multimedia embeddings :math:`\mathbf{C}` are free parameters. The hidden site
+    ``item/embedding`` is :math:`\mathbf{Y}^{(0)}`.
+
+    Args:
+        num_users (int): Number of users.
+        num_items (int): Number of items.
+        in_channels (dict[str, int]): Feature size of each modality.
+        embedding_dim (int, optional): Size of the ID embeddings and of each modality's projection.
+            (default: 64)
+        num_layers (int, optional): Number of propagation layers :math:`L`. (default: 2)
+        reg_weight (float, optional): Weight :math:`\lambda` of the squares of the layer-0 rows.
+            (default: 1e-4)
+        modalities (list[str], optional): Modalities to use, in order.
+            (default: all, as image, text, then others by name)
+
+    Raises:
+        ValueError: If an option is out of range or features are missing.
+
+    .. note::
+        The paper leaves the projection's depth and activation open; here it is linear.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        in_channels: Mapping[str, int],
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        reg_weight: float = 1e-4,
+        modalities: Sequence[str] | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        check_positive("embedding_dim", embedding_dim)
+        super().__init__(num_users, num_items, in_channels, modalities)
+        check_weight("reg_weight", reg_weight)
+        self.require_features()
+        self.reg_weight = reg_weight
+        self.user_embedding = nn.Embedding(num_users, embedding_dim)
+        self.item_embedding = nn.Embedding(num_items, embedding_dim)
+        self.user_content = nn.Embedding(num_users, len(self.modalities) * embedding_dim)
+        self.projection = nn.ModuleDict(
+            {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
+        )
+        self.propagation = LightPropagation(num_layers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the embeddings from a normal distribution of standard deviation 0.01 as in the
+        paper, the projections Xavier uniform; biases start at 0.
+        """
+        for table in (self.user_embedding, self.item_embedding, self.user_content):
+            nn.init.normal_(table.weight, std=0.01)
+        for name, parameter in self.projection.named_parameters():
+            if name.endswith("weight"):
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+
+    def content_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the projections."""
+        return self.projection.parameters()
+
+    @property
+    def transform(self) -> BaseTransform:
+        """Symmetric normalisation of the interactions."""
+        return NormalizeInteractions()
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """The items' layer 0."""
+        return {"item/embedding": (1 + len(self.modalities)) * self.item_embedding.embedding_dim}
+
+    def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+        """Projects the modalities."""
+        return {
+            name: self.masked(self.projection[name](self.raw_features(name, graph)), name, graph)
+            for name in self.modalities
+        }
+
+    def fuse(
+        self, modality: dict[str, Tensor], graph: Graph
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Joins IDs and modalities."""
+        item = torch.cat([self.item_embedding.weight, *modality.values()], 1)
+        user = torch.cat([self.user_embedding.weight, self.user_content.weight], 1)
+        return {"item/embedding": item}, {"user/embedding": user}
+
+    def encode(
+        self,
+        hidden: dict[str, Tensor],
+        context: dict[str, Any],
+        graph: Graph,
+        delta: dict[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Propagates the embeddings over the interactions."""
+        reached = {"item/embedding": add_delta(hidden["item/embedding"], delta, "item/embedding")}
+        user, item = self.propagation(
+            context["user/embedding"],
+            reached["item/embedding"],
+            graph.weighted_adjacency(INTERACTS, "NormalizeInteractions"),
+            graph.adjacency[INTERACTED_BY],
+        )
+        layer_0 = {
+            "user/embedding": context["user/embedding"],
+            "item/embedding": hidden["item/embedding"],
+        }
+        return reached, {"user": user, "item": item, **layer_0}, {"user": user, "item": item}
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors, squares of the layer-0 rows."""
+        user = batch.at("user", stages.output["user"])
+        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
+        terms = {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        if self.reg_weight > 0:
+            user = batch.at("user", stages.output["user/embedding"])
+            item = batch.at("item", stages.output["item/embedding"])
+            terms["regularization"] = self.reg_weight * 2 * l2_loss(user, item) / user.size(0)
+        return terms
