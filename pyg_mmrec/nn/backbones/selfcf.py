@@ -72,11 +72,12 @@ class SelfCF(LightGCN):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws embeddings and predictor, Xavier uniform; the bias starts at 0."""
+        """Draws the embeddings, Xavier uniform, and the predictor as :class:`torch.nn.Linear` does:
+        larger starts of it, such as Xavier's, change what is learned.
+        """
         super().reset_parameters()
         if hasattr(self, "predictor"):  # not yet when LightGCN's constructor calls
-            nn.init.xavier_uniform_(self.predictor.weight)
-            nn.init.zeros_(self.predictor.bias)
+            self.predictor.reset_parameters()
 
     def sample_graph(
         self, graph: Graph, epoch: int, generator: torch.Generator | None = None
