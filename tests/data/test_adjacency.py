@@ -8,6 +8,8 @@ from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
 
 from pyg_mmrec.data import Adjacency
+from pyg_mmrec.data.adjacency import on_shared_edges
+from pyg_mmrec.data.adjacency import on_shared_edges
 
 
 @st.composite
@@ -171,3 +173,73 @@ def test_an_edge_index_of_pyg_leaves_plain_tensors():
     adjacency = Adjacency.from_edge_index(EdgeIndex(edge_index, sparse_size=(2, 2)))
     assert all(type(getattr(adjacency, field.name)) is torch.Tensor for field in fields(Adjacency))
     assert torch.equal(adjacency.edge_index, edge_index)
+
+
+def test_graphs_on_shared_edges_are_the_same_graphs():
+    generator = torch.Generator().manual_seed(0)
+    dense = [torch.rand(6, 5, generator=generator) for _ in range(3)]
+    dense = [x * (torch.rand(6, 5, generator=generator) < 0.4) for x in dense]
+    weights = [x[x != 0].requires_grad_() for x in dense]
+    graphs = [
+        Adjacency.from_edge_index(x.nonzero().t(), w, size=(6, 5))
+        for x, w in zip(dense, weights, strict=True)
+    ]
+    shared = on_shared_edges(graphs)
+    upstream = torch.randn(6, 5, generator=generator)
+    for one, expected, weight in zip(shared, dense, weights, strict=True):
+        assert torch.equal(one.edge_index, shared[0].edge_index)
+        matrix = torch.zeros(6, 5).index_put(tuple(one.edge_index), one.weight)
+        assert torch.equal(matrix, expected)
+        assert torch.equal(one.weight_t[one.perm], one.weight)
+        (grad,) = torch.autograd.grad((matrix * upstream).sum(), weight)
+        assert torch.equal(grad, upstream[expected != 0])
+    union = sum(x != 0 for x in dense) > 0
+    assert shared[0].num_edges == union.sum()
+
+
+def test_graphs_of_different_sizes_share_no_edges():
+    one, other = (Adjacency.from_edge_index(torch.zeros(2, 1).long(), size=(n, 2)) for n in (3, 4))
+    with pytest.raises(ValueError, match=r"of the same size \(got \[\(3, 2\), \(4, 2\)\]\)"):
+        on_shared_edges([one, other])
+    with pytest.raises(ValueError, match=r"needs one or more graphs of the same size \(got \[\]\)"):
+        on_shared_edges([])
+
+
+def test_graphs_on_shared_edges_keep_their_weights_and_gradients():
+    generator = torch.Generator().manual_seed(0)
+    dense = [torch.rand(5, 4, generator=generator) for _ in range(3)]
+    dense = [m * (torch.rand(5, 4, generator=generator) < 0.4) for m in dense]
+    weights, graphs = [], []
+    for m in dense:
+        target, source = m.nonzero().t()
+        order = torch.randperm(source.numel(), generator=generator)
+        edge_index = torch.stack([source, target])[:, order]
+        weights.append(m[edge_index[1], edge_index[0]].requires_grad_())
+        graphs.append(Adjacency.from_edge_index(edge_index, weights[-1], size=(4, 5)))
+    shared = on_shared_edges(graphs)
+    assert shared[0].num_edges == int((sum(dense) > 0).sum())
+    for adjacency, m in zip(shared, dense, strict=True):
+        assert torch.equal(adjacency.edge_index, shared[0].edge_index)
+        assert_consistent(adjacency, m)
+    total = shared[0].with_weight(shared[0].weight + 2 * shared[1].weight + 3 * shared[2].weight)
+    assert_consistent(total, dense[0] + 2 * dense[1] + 3 * dense[2])
+    gradients = torch.autograd.grad(total.weight.sum() + total.weight_t.sum(), weights)
+    for factor, gradient in enumerate(gradients, 1):
+        assert gradient.eq(2 * factor).all()
+
+
+def test_shared_edges_of_graphs_without_edges_and_of_a_single_one():
+    empty = Adjacency.from_edge_index(torch.empty(2, 0, dtype=torch.long), size=(2, 3))
+    one = Adjacency.from_edge_index(torch.tensor([[0, 1], [2, 0]]), size=(2, 3))
+    assert [a.num_edges for a in on_shared_edges([empty])] == [0]
+    nothing, same = on_shared_edges([empty, one])
+    assert torch.equal(same.edge_index, one.edge_index) and torch.equal(same.weight, one.weight)
+    assert nothing.weight.eq(0).all()
+
+
+@pytest.mark.parametrize("sizes", [[], [(2, 3), (3, 2)]])
+def test_shared_edges_need_graphs_of_one_size(sizes):
+    edge_index = torch.tensor([[0], [1]])
+    graphs = [Adjacency.from_edge_index(edge_index, size=size) for size in sizes]
+    with pytest.raises(ValueError, match="one or more graphs of the same size"):
+        on_shared_edges(graphs)

@@ -189,8 +189,12 @@ class LATTICE(ContentBackbone):
         return ModalityKNNGraph(self.k, modalities=self.modalities)
 
     def graph(self, data: HeteroData) -> Graph:
-        """The tensors to compute on, with the original item graphs, and no learned one."""
-        return with_modality_item_graphs(super().graph(data), self.modalities)
+        """The tensors to compute on: unweighted interactions and the original item graphs, and no
+        learned one.
+        """
+        graph = with_modality_item_graphs(super().graph(data), self.modalities)
+        to_item = graph.adjacency[INTERACTS]  # may be weighted as another backbone needs it
+        return graph.with_interactions(to_item.with_weight(torch.ones_like(to_item.weight)))
 
     def item_graph(self, graph: Graph) -> Adjacency:
         """Learns the item graph :math:`S` from the present weights."""
@@ -234,8 +238,12 @@ class LATTICE(ContentBackbone):
         }
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
-        """Projects the modalities, of every item, if the item graph is yet to be learned."""
-        return {} if SIMILAR in graph.adjacency else self._projected(graph)
+        """Projects the modalities, of every item; none for the rows of a batch on a graph whose
+        item graph is learned already, where nothing else reads them.
+        """
+        if SIMILAR in graph.adjacency and rows is not EVERY_ROW:
+            return {}
+        return self._projected(graph)
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
@@ -259,15 +267,13 @@ class LATTICE(ContentBackbone):
         user, item = self.user_embedding.weight, self.item_embedding.weight
         if self.cf_model == "mf":
             return user, item
-        users, items = [user], [item]
-        for _ in range(self.num_layers):
-            user, item = (
-                self.conv((item, user), graph.adjacency[INTERACTED_BY]),
-                self.conv((user, item), graph.adjacency[INTERACTS]),
+        user_sum, item_sum = user, item
+        for _ in range(self.num_layers):  # Horner's scheme, as in LightPropagation
+            user_sum, item_sum = (
+                user + self.conv((item_sum, user_sum), graph.adjacency[INTERACTED_BY]),
+                item + self.conv((user_sum, item_sum), graph.adjacency[INTERACTS]),
             )
-            users.append(user)
-            items.append(item)
-        return torch.stack(users).mean(0), torch.stack(items).mean(0)
+        return user_sum / (self.num_layers + 1), item_sum / (self.num_layers + 1)
 
     def encode(
         self,

@@ -63,7 +63,8 @@ class CosineKNNConv(WeightedConv):
     Example:
         >>> import torch
         >>> z = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-        >>> CosineKNNConv(k=2)(torch.tensor([[1.0], [3.0], [5.0]]), z)[:2].flatten().tolist()
+        >>> x = torch.tensor([[1.0], [3.0], [5.0]])
+        >>> CosineKNNConv(k=2)(x, z)[:2].flatten().round(decimals=4).tolist()
         [2.0, 2.0]
     """
 

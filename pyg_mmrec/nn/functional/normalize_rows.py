@@ -25,10 +25,8 @@ class _NormalizeRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         # d y / d x = (I - y y^T) / norm
         y, norm = ctx.saved_tensors
-        out = grad * y
-        along = out.sum(-1, keepdim=True)
-        torch.mul(y, along, out=out)
-        return torch.sub(grad, out, out=out).div_(norm)
+        along = (grad * y).sum(-1, keepdim=True)
+        return torch.addcmul(grad, y, along, value=-1).div_(norm)
 
 
 def normalize_rows(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pyg_mmrec.nn.backbones import (
     FREEDOM,
     GRCN,
     LATTICE,
+    MMGCN,
     VBPR,
     VLATTICE,
     ItemKNN,
@@ -82,6 +83,8 @@ def train(backbone, methods, data, steps=60):
         (BM3, {}),
         (LATTICE, {"k": 4}),
         (LATTICE, {"k": 4, "num_item_layers": 2, "cf_model": "mf"}),
+        (MMGCN, {}),
+        (MMGCN, {"concat": False}),
     ],
     ids=[
         "LightGCN",
@@ -96,6 +99,8 @@ def train(backbone, methods, data, steps=60):
         "BM3",
         "LATTICE",
         "LATTICE-2-mf",
+        "MMGCN",
+        "MMGCN-add",
     ],
 )
 def test_trained_backbones_rank_the_held_out_item_first(board, cls, options, methods):
