@@ -60,13 +60,8 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
 
     table = program("tabulate.py", config, "--results", results)
     assert table.returncode == 0, table.stderr
-    mean = (
-        sum(
-            contents[best.with_name(f"seed-{s}.json")]["metrics"]["test"]["recall@20"]
-            for s in (0, 1)
-        )
-        / 2
-    )
+    runs = [contents[best.with_name(f"seed-{seed}.json")] for seed in (0, 1)]
+    mean = sum(run["metrics"]["test"]["recall@20"] for run in runs) / 2
     (row,) = [line for line in table.stdout.splitlines() if "LightGCN" in line]
     assert f"| {mean:.4f} ± " in row and f"| {100 * (mean / 0.25 - 1):+.1f} % |" in row
     assert "0.2500 (somewhere)" in row and table.stdout.rstrip().endswith("a small one")

@@ -9,7 +9,6 @@ from torch_geometric import EdgeIndex
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.data.adjacency import on_shared_edges
-from pyg_mmrec.data.adjacency import on_shared_edges
 
 
 @st.composite
@@ -173,36 +172,6 @@ def test_an_edge_index_of_pyg_leaves_plain_tensors():
     adjacency = Adjacency.from_edge_index(EdgeIndex(edge_index, sparse_size=(2, 2)))
     assert all(type(getattr(adjacency, field.name)) is torch.Tensor for field in fields(Adjacency))
     assert torch.equal(adjacency.edge_index, edge_index)
-
-
-def test_graphs_on_shared_edges_are_the_same_graphs():
-    generator = torch.Generator().manual_seed(0)
-    dense = [torch.rand(6, 5, generator=generator) for _ in range(3)]
-    dense = [x * (torch.rand(6, 5, generator=generator) < 0.4) for x in dense]
-    weights = [x[x != 0].requires_grad_() for x in dense]
-    graphs = [
-        Adjacency.from_edge_index(x.nonzero().t(), w, size=(6, 5))
-        for x, w in zip(dense, weights, strict=True)
-    ]
-    shared = on_shared_edges(graphs)
-    upstream = torch.randn(6, 5, generator=generator)
-    for one, expected, weight in zip(shared, dense, weights, strict=True):
-        assert torch.equal(one.edge_index, shared[0].edge_index)
-        matrix = torch.zeros(6, 5).index_put(tuple(one.edge_index), one.weight)
-        assert torch.equal(matrix, expected)
-        assert torch.equal(one.weight_t[one.perm], one.weight)
-        (grad,) = torch.autograd.grad((matrix * upstream).sum(), weight)
-        assert torch.equal(grad, upstream[expected != 0])
-    union = sum(x != 0 for x in dense) > 0
-    assert shared[0].num_edges == union.sum()
-
-
-def test_graphs_of_different_sizes_share_no_edges():
-    one, other = (Adjacency.from_edge_index(torch.zeros(2, 1).long(), size=(n, 2)) for n in (3, 4))
-    with pytest.raises(ValueError, match=r"of the same size \(got \[\(3, 2\), \(4, 2\)\]\)"):
-        on_shared_edges([one, other])
-    with pytest.raises(ValueError, match=r"needs one or more graphs of the same size \(got \[\]\)"):
-        on_shared_edges([])
 
 
 def test_graphs_on_shared_edges_keep_their_weights_and_gradients():
