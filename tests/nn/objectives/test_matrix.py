@@ -76,6 +76,42 @@ def test_every_parameter_gets_a_gradient(model, method, tiny, sample):
     assert without == WITHOUT_EFFECT.get(model, set())
 
 
+TABLES = {"user_embedding.weight", "item_embedding.weight"}
+PROJECTIONS = {f"projection.{m}.{part}" for m in ("image", "text") for part in ("weight", "bias")}
+FEATURES = {"features.image", "features.text"}
+LEFT_OUT = [
+    ("MMGCN", {"preset": "mmrec"}, {*TABLES, "preference.image", "preference.text"}),
+    ("MMGCN", {"train_id_embedding": False}, TABLES),
+    ("MMGCN", {"reg_weight": 0}, set()),
+    ("GRCN", {"preset": "mmrec"}, set()),
+    ("FREEDOM", {"preset": "mmrec"}, set()),
+    ("FREEDOM", {"reg_weight": 0}, PROJECTIONS),
+    ("FREEDOM", {"preset": "mmrec", "reg_weight": 0}, PROJECTIONS | FEATURES),
+    ("BM3", {"preset": "mmrec"}, set()),
+    ("BM3", {"preset": "mmrec", "contrastive_weight": 0}, PROJECTIONS | FEATURES),
+    ("LATTICE", {"preset": "mmrec"}, set()),
+    ("LATTICE", {"original_weight": 0.0}, set()),
+]
+
+
+@pytest.mark.parametrize(("model", "options", "left_out"), LEFT_OUT)
+def test_what_a_preset_or_a_zero_weight_leaves_out(model, options, left_out, tiny, sample):
+    options = {"embedding_dim": 8, **OPTIONS.get(model, {}), **options}
+    objective = Objective(BACKBONES[model].from_data(tiny, **options))
+    graph = training_graph(objective, objective.backbone.graph(tiny))
+    total(objective, graph, sample(tiny)).backward()
+    parameters = objective.backbone.named_parameters()
+    assert {name for name, x in parameters if x.grad is None} == left_out
+
+
+def test_a_learned_graph_is_a_constant_after_the_first_step(tiny, sample):
+    objective = build("LATTICE", "none", tiny)
+    graph = training_graph(objective, objective.backbone.graph(tiny)).detach()
+    total(objective, graph, sample(tiny)).backward()
+    without = {name for name, x in objective.backbone.named_parameters() if x.grad is None}
+    assert without == PROJECTIONS | {"modality_logits"}
+
+
 @pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
 def test_methods_leave_the_backbone_as_it_is(model, method, tiny, sample):
     bare = build(model, "none", tiny).backbone
