@@ -21,6 +21,7 @@ from pyg_mmrec.nn.objectives import Method, Objective
 from pyg_mmrec.options import option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
 from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
+from pyg_mmrec.transforms import ScaleFeatures
 
 BACKBONES: dict[str, type[Backbone]] = {
     name: item
@@ -56,7 +57,8 @@ class Experiment:
         preset (str): ``paper``, or ``mmrec`` for what the public toolbox does where it differs.
             (default: ``paper``)
         options (dict[str, str]): Options as text, by names like ``model.num_layers``,
-            ``method.std``, ``train.batch_size``, ``data.split``.
+            ``method.std``, ``train.batch_size``, ``data.split``; ``data.scale_features`` is a
+            method of :class:`~pyg_mmrec.transforms.ScaleFeatures`.
         seed (int): Seed of weights, sampling and noise. (default: 0)
         device (str): Device of everything. (default: ``cpu``)
 
@@ -101,6 +103,7 @@ class Experiment:
             }
             for section, classes in sections.items()
         }
+        known["data"]["scale_features"] = str | None
         self.parsed: dict[str, dict[str, Any]] = {section: {} for section in sections}
         for key, text in self.options.items():
             section, _, name = key.partition(".")
@@ -121,12 +124,14 @@ class Experiment:
 
     def load(self) -> HeteroData:
         """Reads or generates the data."""
-        if self.dataset in PLANTED:
-            return PlantedDataset(PLANTED[self.dataset], **self.parsed["data"])[0]
         options = dict(self.parsed["data"])
+        scale = options.pop("scale_features", None)
+        transform = None if scale is None else ScaleFeatures(scale)
+        if self.dataset in PLANTED:
+            return PlantedDataset(PLANTED[self.dataset], transform=transform, **options)[0]
         if "modalities" in self.parsed["model"]:
             options.setdefault("modalities", self.parsed["model"]["modalities"])
-        return MultimodalDataset(self.root, self.dataset, **options)[0]
+        return MultimodalDataset(self.root, self.dataset, transform=transform, **options)[0]
 
     def objective(self, data: HeteroData) -> Objective:
         """Builds backbone and methods."""

@@ -116,7 +116,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--model", "NGCF"], "there is no model 'NGCF'; there are FREEDOM, ItemKNN, LightGCN"),
+        (["--model", "NGCF"], "there is no model 'NGCF'; there are BM3, BPRMF, FREEDOM"),
         (["--model", "VBPR", "--method", "amp"], "there is no method 'amp'; there are dvib-a"),
         (["--model", "VBPR", "--preset", "x"], "there is no preset 'x'; there are mmrec, paper"),
         (
@@ -153,3 +153,15 @@ def test_the_module_is_the_command():
 def test_table_is_aligned():
     table = format_table(["name", "x"], [["a", "1.0"], ["long", "10.0"]])
     assert table == "name     x\n----  ----\na      1.0\nlong  10.0"
+
+
+def test_features_are_scaled_on_request():
+    plain, scaled = (
+        Experiment("VBPR", "planted-tiny", options=options).load()
+        for options in ({}, {"data.scale_features": "l2"})
+    )
+    for name in ("image", "text"):
+        unit = plain[name].x / plain[name].x.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(scaled[name].x, unit)
+    with pytest.raises(ValueError, match="needs to be one of"):
+        Experiment("VBPR", "planted-tiny", options={"data.scale_features": "log"}).load()
