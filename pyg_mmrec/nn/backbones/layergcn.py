@@ -49,8 +49,6 @@ class LayerGCN(LightGCN):
         ValueError: If a number is out of range.
     """
 
-    graph_sampling = "epoch"
-
     def __init__(
         self,
         num_users: int,
@@ -67,6 +65,12 @@ class LayerGCN(LightGCN):
         self.num_layers = num_layers
         self.edge_dropout = edge_dropout
         self.conv = LayerRefinementConv()
+        del self.propagation  # LightGCN's
+
+    @property
+    def graph_sampling(self) -> str:  # type: ignore[override]
+        """Every epoch, if interactions are pruned."""
+        return "epoch" if self.edge_dropout > 0 else "never"
 
     def sample_graph(
         self, graph: Graph, epoch: int, generator: torch.Generator | None = None

@@ -45,8 +45,6 @@ class SelfCF(LightGCN):
         ValueError: If a number is out of range.
     """
 
-    graph_sampling = "step"
-
     def __init__(
         self,
         num_users: int,
@@ -79,11 +77,16 @@ class SelfCF(LightGCN):
         if hasattr(self, "predictor"):  # not yet when LightGCN's constructor calls
             self.predictor.reset_parameters()
 
+    @property
+    def graph_sampling(self) -> str:  # type: ignore[override]
+        """Every step, if entries are dropped."""
+        return "step" if self.edge_dropout else "never"
+
     def sample_graph(
         self, graph: Graph, epoch: int, generator: torch.Generator | None = None
     ) -> Graph:
         """Drops entries of the adjacency, in both directions independently."""
-        if self.edge_dropout is None or self.edge_dropout == 0:
+        if not self.edge_dropout:
             return graph
         full = graph.weighted_adjacency(INTERACTS, "NormalizeInteractions")
         rate: float | Tensor

@@ -1,6 +1,6 @@
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
@@ -64,4 +64,7 @@ class LayerRefinementConv(WeightedConv):
         h = super().forward(x, edge_index, edge_weight, size)
         if x_0.shape != h.shape:
             raise ValueError(f"'x_0' needs shape {list(h.shape)} (got {list(x_0.shape)})")
-        return F.cosine_similarity(h, x_0, dim=-1).unsqueeze(-1) * h
+        # Not 'cosine_similarity': its backward pass makes LayerGCN's steps half as long again.
+        norm, norm_0 = (torch.linalg.vector_norm(y, dim=-1, keepdim=True) for y in (h, x_0))
+        cosine = (h * x_0).sum(-1, keepdim=True) / (norm.clamp(min=1e-8) * norm_0.clamp(min=1e-8))
+        return cosine * h

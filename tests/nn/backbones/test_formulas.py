@@ -263,6 +263,32 @@ def test_dropout_rescales_what_it_keeps_and_hits_targets_alone(make_data):
         )
 
 
+@pytest.mark.parametrize(("cls", "normal"), [(BPRMF, True), (LayerGCN, False), (SelfCF, False)])
+def test_embeddings_start_as_xavier_has_them(cls, normal):
+    torch.manual_seed(0)
+    backbone = cls(300, 200)
+    for table in tables(backbone):
+        std = (2 / sum(table.shape)) ** 0.5
+        assert abs(table.std() / std - 1) < 0.03
+        assert (table.abs().max() > 3 * std) == normal  # uniform ones end at the root of 3
+
+
+def test_selfcf_compares_predictions_with_the_dropped_targets(make_data):
+    data = make_data()
+    torch.manual_seed(0)
+    backbone = SelfCF.from_data(data, embedding_dim=7, dropout=0.4, reg_weight=0)
+    stages = backbone(backbone.graph(data))
+    u, i, j = torch.arange(12), torch.arange(12), torch.arange(12) + 8
+    user, item, h = stages.output["user"], stages.output["item"], backbone.predictor
+    target = {
+        key: (stages.output[key] * stages.output[f"{key}/kept"] / 0.6).detach()
+        for key in ("user", "item")
+    }
+    expected = cosine(h(user[u]), target["item"][i]) + cosine(h(item[i]), target["user"][u])
+    (loss,) = backbone.loss(stages, Triplets(u, i, j)).values()
+    torch.testing.assert_close(loss, -0.5 * expected.mean())
+
+
 @pytest.mark.parametrize(
     ("cls", "options", "message"),
     [

@@ -81,4 +81,8 @@ def test_without_dropout_the_graph_stays(tiny):
         SelfCF.from_data(tiny, edge_dropout=0.0),
     ):
         graph = backbone.graph(tiny)
+        assert backbone.graph_sampling == "never"
         assert backbone.sample_graph(graph, 0) is graph
+    assert LayerGCN.from_data(tiny).graph_sampling == "epoch"
+    assert SelfCF.from_data(tiny, edge_dropout=0.1).graph_sampling == "step"
+    assert SelfCF.from_data(tiny).graph_sampling == "step"
