@@ -65,6 +65,9 @@ class GRCN(ContentBackbone):
         modalities (list[str], optional): Modalities to use, in order; the whole-table term
             :math:`\overline{(\mathbf{T}^1)^2}` is the first one's, and is left out where ``text``
             is the only one. (default: all, as image, text, then others by name)
+        train_features (bool, optional): Whether raw features are trained along.
+            (default: :obj:`False`)
+        features (dict[str, torch.Tensor], optional): Raw features to start from, if trained.
 
     Raises:
         ValueError: If an option is out of range or features are missing.
@@ -89,10 +92,11 @@ class GRCN(ContentBackbone):
         routing: str = "attention",
         reg_weight: float = 1e-3,
         modalities: Sequence[str] | None = None,
+        train_features: bool = False,
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         check_positive("embedding_dim", embedding_dim)
-        super().__init__(num_users, num_items, in_channels, modalities)
+        super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
         check_positive("num_routings", num_routings)
         check_weight("reg_weight", reg_weight)
         if routing not in ("attention", "renormalise"):

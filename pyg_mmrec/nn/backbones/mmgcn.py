@@ -59,6 +59,9 @@ class MMGCN(ContentBackbone):
         reg_weight (float, optional): Weight :math:`\lambda` of the squares. (default: 1e-3)
         modalities (list[str], optional): Modalities to use, in order.
             (default: all, as image, text, then others by name)
+        train_features (bool, optional): Whether raw features are trained along.
+            (default: :obj:`False`)
+        features (dict[str, torch.Tensor], optional): Raw features to start from, if trained.
 
     Raises:
         ValueError: If an option is out of range or features are missing.
@@ -85,10 +88,11 @@ class MMGCN(ContentBackbone):
         train_preference: bool = True,
         reg_weight: float = 1e-3,
         modalities: Sequence[str] | None = None,
+        train_features: bool = False,
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         check_positive("embedding_dim", embedding_dim)
-        super().__init__(num_users, num_items, in_channels, modalities)
+        super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
         check_weight("reg_weight", reg_weight)
         self.require_features()
         self.image = None if self.modalities == ["text"] else self.modalities[0]

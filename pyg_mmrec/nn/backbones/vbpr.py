@@ -42,6 +42,9 @@ class VBPR(ContentBackbone):
             (default: :obj:`"content"`)
         modalities (list[str], optional): Modalities to use, in order.
             (default: all, as image, text, then others by name)
+        train_features (bool, optional): Whether raw features are trained along.
+            (default: :obj:`False`)
+        features (dict[str, torch.Tensor], optional): Raw features to start from, if trained.
 
     Raises:
         ValueError: If a number is out of range or features are missing.
@@ -56,10 +59,11 @@ class VBPR(ContentBackbone):
         reg_weight: float = 1e-2,
         site: str = "content",
         modalities: Sequence[str] | None = None,
+        train_features: bool = False,
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         check_positive("embedding_dim", embedding_dim)
-        super().__init__(num_users, num_items, in_channels, modalities)
+        super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
         check_weight("reg_weight", reg_weight)
         if site not in ("content", "item"):
             raise ValueError(f"'site' needs to be 'content' or 'item' (got {site!r})")

@@ -51,6 +51,9 @@ class VLATTICE(VLightGCN):
             (default: 1e-4)
         modalities (list[str], optional): Modalities to use, in order.
             (default: all, as image, text, then others by name)
+        train_features (bool, optional): Whether raw features are trained along.
+            (default: :obj:`False`)
+        features (dict[str, torch.Tensor], optional): Raw features to start from, if trained.
 
     Raises:
         ValueError: If an option is out of range or features are missing.
@@ -72,13 +75,15 @@ class VLATTICE(VLightGCN):
         k: int = 10,
         reg_weight: float = 1e-4,
         modalities: Sequence[str] | None = None,
+        train_features: bool = False,
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         check_positive("num_item_layers", num_item_layers)
         check_positive("k", k)
         super().__init__(
-            num_users, num_items, in_channels, embedding_dim, num_layers, reg_weight, modalities
-        )
+            num_users, num_items, in_channels, embedding_dim, num_layers, reg_weight, modalities,
+            train_features, features,
+        )  # fmt: skip
         self.num_item_layers = num_item_layers
         self.k = k
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))

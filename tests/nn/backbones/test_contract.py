@@ -75,6 +75,17 @@ def test_fulfils_the_contract_where_items_lack_a_modality(name, make_data):
     check_backbone(backbone, backbone.graph(data))
 
 
+@pytest.mark.parametrize("cls", [BM3, FREEDOM, GRCN, LATTICE, MMGCN, VBPR, VLATTICE, VLightGCN])
+def test_raw_features_train_on_request(cls, tiny, sample):
+    backbone = cls.from_data(tiny, embedding_dim=8, train_features=True)
+    graph = backbone.graph(tiny)
+    sum(backbone.loss(backbone(graph), sample(tiny)).values()).backward()
+    for name in ("image", "text"):
+        assert torch.equal(backbone.features[name], tiny[name].x)
+        assert backbone.features[name].grad.abs().max() > 0
+    assert not hasattr(cls.from_data(tiny).features, "image")
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_relabelled_items_give_relabelled_scores(name, tiny, relabelled):
     torch.manual_seed(0)
