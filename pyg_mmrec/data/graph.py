@@ -65,10 +65,12 @@ class Graph:
         x, mask = {}, {}
         for modality in modalities(data):
             store = data[modality]
-            if "x" in store:
-                x[modality] = store.x.float()
             if "mask" in store:
                 mask[modality] = store.mask
+            if "x" in store:
+                x[modality] = store.x.float()
+                if modality in mask:  # whatever stands there, be it NaN
+                    x[modality] = x[modality].masked_fill(~store.mask[:, None], 0.0)
         adjacency = {}
         for edge_type in data.edge_types:
             source, relation, target = edge_type

@@ -347,6 +347,9 @@ class Trainer:
                     identity[f"{where}.{name}"] = value
         for name, weights in self.objective.state_dict().items():
             identity[f"shape of {name}"] = list(weights.shape)
+        identity["not trained"] = [
+            name for name, x in self.objective.named_parameters() if not x.requires_grad
+        ]
         return json.loads(json.dumps({**identity, **self._data_identity}))
 
     @cached_property
@@ -406,10 +409,15 @@ class Trainer:
         self.objective.load_state_dict(part("weights/"))
         self._best = part("best/")
         slots: dict[int, dict[str, Tensor]] = {}
-        for index, (name, _) in enumerate(self.objective.named_parameters()):
+        for index, (name, parameter) in enumerate(self.objective.named_parameters()):
             slot = part(f"adam/{name}/")
-            if slot:
-                slots[index] = slot
+            if slot:  # the fused step reads memory as it lies: moments lie as their parameter does
+                slots[index] = {
+                    key: torch.empty_like(parameter, requires_grad=False).copy_(value)
+                    if value.shape == parameter.shape
+                    else value
+                    for key, value in slot.items()
+                }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         for name, generator in self.generators.items():

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
-from pyg_mmrec.data.graph import INTERACTS, Graph
+from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, Graph
 
 from .edge_selection import keep_edges
 from .normalize import check_interactions, symmetric_normalization
@@ -121,7 +121,8 @@ def prune_interactions(graph: Graph, kept: Tensor) -> Graph:
     marked[kept] = True
     pruned = full.select(marked)
     weight = symmetric_normalization(pruned.edge_index, graph.num_users, graph.num_items)
-    return graph.with_interactions(pruned.with_weight(weight))
+    weighted = tuple(dict.fromkeys([*graph.weighted, INTERACTS, INTERACTED_BY]))
+    return graph.with_interactions(pruned.with_weight(weight)).replace(weighted=weighted)
 
 
 class DegreeSensitivePruning(BaseTransform):

@@ -91,17 +91,15 @@ class BM3(ContentBackbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the embeddings, Xavier uniform, and the linear layers, Xavier normal; biases start
-        at 0.
+        """Draws the embeddings, Xavier uniform, and the linear layers, Xavier normal; their biases
+        as :class:`torch.nn.Linear` does.
         """
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
-        for module in (self.predictor, self.projection):
-            for name, parameter in module.named_parameters():
-                if name.endswith("weight"):
-                    nn.init.xavier_normal_(parameter)
-                else:
-                    nn.init.zeros_(parameter)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+                nn.init.xavier_normal_(module.weight)
 
     def content_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the projections."""

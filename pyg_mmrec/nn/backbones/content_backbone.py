@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
@@ -59,7 +60,10 @@ class ContentBackbone(Backbone):
             if missing or features is None:
                 raise ValueError(f"'train_features' needs 'features' of the modalities {missing}")
             self.features = nn.ParameterDict(
-                {name: features[name].float().clone() for name in self.in_channels}
+                {
+                    name: features[name].float().clone(memory_format=torch.contiguous_format)
+                    for name in self.in_channels
+                }
             )
 
     @classmethod

@@ -178,7 +178,12 @@ class FREEDOM(ContentBackbone):
         if self.reg_weight == 0:
             return {}
         return {
-            name: rows.map("item", self.projection[name], self.raw_features(name, graph))
+            name: self.masked(
+                rows.map("item", self.projection[name], self.raw_features(name, graph)),
+                name,
+                graph,
+                rows,
+            )
             for name in self.modalities
         }
 

@@ -149,6 +149,48 @@ def test_runs_repeat_resume_and_depend_on_the_seed(model, method, tiny, tmp_path
     assert torch.equal(Trainer(loaded, tiny, progress=False).scorer()(users), scores)
 
 
+@pytest.mark.parametrize("model", ["BM3", "FREEDOM", "LATTICE", "MMGCN"])
+def test_runs_of_the_other_preset_resume_too_but_not_as_this_one(model, tiny, tmp_path):
+    def build_other(seed=0, **options):
+        seed_everything(seed)
+        options = {"embedding_dim": 8, "preset": "mmrec", **OPTIONS.get(model, {}), **options}
+        return Objective(BACKBONES[model].from_data(tiny, **options))
+
+    whole = fit(build_other(), tiny, 4)
+    fit(build_other(), tiny, 2, tmp_path)
+    resumed = fit(build_other(seed=5), tiny, 4, tmp_path, resume=True)
+    assert resumed.history.epochs[-1]["loss"] == whole.history.epochs[-1]["loss"]
+    for key, x in whole.objective.state_dict().items():
+        assert torch.equal(x, resumed.objective.state_dict()[key]), key
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(build_other(preset="paper"), tiny, 4, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "model", sorted(set(TRAINED) - {"BPRMF", "LayerGCN", "LightGCN", "SelfCF"})
+)
+def test_what_stands_in_the_row_of_an_item_without_the_modality_does_not_matter(
+    model, make_data, sample
+):
+    mask = torch.arange(20) % 3 > 0
+    data = make_data(masks={"text": mask}, image=6, text=5)
+    other = make_data(masks={"text": mask}, image=6, text=5)
+    other["text"].x = other["text"].x.masked_fill(~mask[:, None], torch.nan)
+    terms, rows = [], []
+    for one in (data, other):
+        objective = build(model, "dvib-a", one)
+        graph = training_graph(objective, objective.backbone.graph(one))
+        torch.manual_seed(0)
+        loss = total(objective, graph, sample(data, 16))
+        loss.backward()
+        assert all(x.grad.isfinite().all() for x in objective.parameters())
+        terms.append(loss)
+        rows.append(objective.backbone.project(objective.backbone.graph(one))["text"])
+    assert torch.equal(*terms) and torch.equal(*rows)
+    if model != "VBPR":  # its bias is that of all modalities together
+        assert rows[0][~mask].eq(0).all()
+
+
 @pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
 def test_ranking_does_not_depend_on_the_batch(model, method, tiny):
     trainer = fit(build(model, method, tiny), tiny, 1)
