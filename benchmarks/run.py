@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ from pyg_mmrec.experiment import Experiment
 from pyg_mmrec.training.checkpoint import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
+if str(HERE) in sys.path:
+    sys.path.remove(str(HERE))  # torch imports a package that is called like 'tabulate.py'
 FIELDS = (
     "model", "dataset", "method", "preset", "options", "grid", "seeds", "note", "published",
 )  # fmt: skip
@@ -74,6 +76,9 @@ class Config:
         for name, values in (content.get("grid") or {}).items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"'{path}' needs a list of values for '{name}' in 'grid'")
+        seeds = content.get("seeds", 1)
+        if type(seeds) is not int or seeds < 1:
+            raise ValueError(f"'{path}' needs a positive integer for 'seeds' (got {seeds!r})")
         config = cls(path, content)
         for point in config.points():
             try:
@@ -101,6 +106,15 @@ class Config:
             options=options | point,
             seed=seed,
         )
+
+    def metric(self, root: str = "") -> str:
+        """The validation metric that picks a point of the grid."""
+        return self.experiment({}, 0, root).training_options().metric
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds of the point that is picked."""
+        return int(self.content.get("seeds", 1))
 
     def folder(self, point: dict[str, str]) -> Path:
         """Where the results of a point lie, below a folder of results."""
@@ -146,19 +160,13 @@ def run_one(
     result = read_json(work / name / "result.json")
     if not finished:
         result["peak_memory_bytes"] = usage.ru_maxrss * 1024
-    metric = experiment.training_options().metric
+    metric = config.metric(root)
     result["history"] = {
         "epochs": len(result["history"]),
         f"validation {metric}": [epoch["validation"][metric] for epoch in result["history"]],
     }
     write_json(file, result)
     return result
-
-
-def validation(config: Config, result: dict[str, Any], root: str) -> float:
-    """The metric that picks a point of a grid."""
-    metric = config.experiment({}, 0, root).training_options().metric
-    return float(result["metrics"]["validation"][metric])
 
 
 def run(
@@ -175,40 +183,42 @@ def run(
         work (pathlib.Path): Folder of checkpoints and weights.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    failed = []
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting: dict[Future[dict[str, Any]], tuple[Config, dict[str, str], int]] = {}
-        searches: dict[Config, dict[Path, float]] = {config: {} for config in configs}
+    failed: list[str] = []
+    pool = ThreadPoolExecutor(jobs)
+    bar = tqdm(total=0, unit="run")
+    waiting: dict[Future[dict[str, Any]], tuple[Config, dict[str, str], int]] = {}
+    searches: dict[Config, dict[Path, float]] = {config: {} for config in configs}
 
-        def submit(config: Config, points: list[dict[str, str]], numbers: Iterator[int]) -> None:
-            for point, seed in itertools.product(points, list(numbers)):
-                future = pool.submit(run_one, config, point, seed, root, results, work, threads)
-                waiting[future] = (config, point, seed)
-                bar.total += 1
+    def submit(config: Config, points: list[dict[str, str]], numbers: Iterable[int]) -> None:
+        for point, seed in itertools.product(points, numbers):
+            future = pool.submit(run_one, config, point, seed, root, results, work, threads)
+            waiting[future] = (config, point, seed)
+            bar.total += 1
 
-        bar = tqdm(total=0, unit="run")
+    try:
         for config in configs:
-            submit(config, config.points(), iter([0]))
+            submit(config, config.points(), [0])
         while waiting:
             future = next(as_completed(waiting))
             config, point, seed = waiting.pop(future)
             name = f"{config.folder(point) / f'seed-{seed}'}"
+            bar.update()
             try:
                 result = future.result()
             except Exception as error:  # the others go on; it is told at the end
                 failed.append(f"{name}: {type(error).__name__}: {error}")
-                value = float("-inf")
-            else:
-                value = validation(config, result, root)
-                bar.write(f"{name}: validation {value:.4f}")
-            bar.update()
-            found = searches[config]
-            if seed == 0:
-                found[config.folder(point)] = value
-            points = config.points()
-            if seed == 0 and len(found) == len(points) and max(found.values()) > float("-inf"):
+                continue
+            value = result["metrics"]["validation"][config.metric(root)]
+            bar.write(f"{name}: validation {value:.4f}")
+            if seed > 0:
+                continue
+            found, points = searches[config], config.points()
+            found[config.folder(point)] = value
+            if len(found) == len(points):  # no search is concluded without all of its points
                 best = max(points, key=lambda point: found[config.folder(point)])  # ties: the first
-                submit(config, [best], iter(range(1, seeds or config.content.get("seeds", 1))))
+                submit(config, [best], range(1, seeds or config.seeds))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt nothing new begins
         bar.close()
     return failed
 
@@ -222,13 +232,21 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints and weights")
     arguments = parser.parse_args()
+    for name in ("seeds", "jobs"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            parser.error(f"--{name} needs to be a positive integer")
     try:
         configs = [Config.read(path) for path in arguments.configs]
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    failed = run(
-        configs, arguments.root, arguments.seeds, arguments.jobs, arguments.results, arguments.work
-    )
+    try:
+        failed = run(
+            configs, arguments.root, arguments.seeds, arguments.jobs, arguments.results,
+            arguments.work,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0

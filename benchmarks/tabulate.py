@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from run import HERE, Config
 from pyg_mmrec.experiment import mean_and_std
 from pyg_mmrec.training.checkpoint import read_json
 
-sys.path.remove(str(HERE))  # torch imports a package that is called like this file
-
 HEADER = ["data", "model", "preset", "options", "seeds", "metric", "ours", "published", "ours is"]
 
 
-def read_results(config: Config, results: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The point of the grid that validation picks, among those that have finished, and its runs."""
+def read_results(config: Config, results: Path) -> tuple[dict[str, str], list[dict[str, Any]], int]:
+    """The point of the grid that validation picks, among those that have finished, its runs, and
+    how many have finished.
+    """
     points = {
         config.folder(point): (point, sorted(results.glob(f"{config.folder(point)}/seed-*.json")))
         for point in config.points()
@@ -30,16 +29,16 @@ def read_results(config: Config, results: Path) -> tuple[dict[str, str], list[di
         folder: read_json(files[0]) for folder, (_, files) in points.items() if len(files) > 0
     }
     if not searched:
-        return {}, []
-    metric = config.experiment({}, 0, "").training_options().metric
+        return {}, [], 0
+    metric = config.metric()
     best = max(searched, key=lambda folder: searched[folder]["metrics"]["validation"][metric])
     point, files = points[best]
-    return point, [read_json(file) for file in files]
+    return point, [read_json(file) for file in files], len(searched)
 
 
 def rows(config: Config, results: Path) -> list[list[str]]:
     """Table rows of a configuration: one per published metric, or one per default metric."""
-    point, runs = read_results(config, results)
+    point, runs, finished = read_results(config, results)
     content = config.content
     options = {**(content.get("options") or {}), **point}
     first = [
@@ -50,6 +49,11 @@ def rows(config: Config, results: Path) -> list[list[str]]:
     ]
     if not runs:
         return [[*first, "0", "", "not run", "", ""]]
+    count = str(len(runs))
+    if len(runs) < config.seeds:
+        count += f" of {config.seeds}"
+    if finished < len(config.points()):
+        count += f", {finished} of {len(config.points())} points searched"
     entries = content.get("published") or [{"source": "", "recall@20": None, "ndcg@20": None}]
     table = []
     for entry in entries:
@@ -63,7 +67,7 @@ def rows(config: Config, results: Path) -> list[list[str]]:
                 beside = [
                     f"{published:.4f} ({entry['source']})", f"{100 * (mean / published - 1):+.1f} %"
                 ]  # fmt: skip
-            table.append([*first, str(len(runs)), metric, ours, *beside])
+            table.append([*first, count, metric, ours, *beside])
     return table
 
 

@@ -1,8 +1,12 @@
 """The benchmark queue and its table, on the generated data."""
 
+import importlib.util
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +76,24 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in results.rglob("*.json")} == before
 
 
+def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config, tmp_path):
+    pytest.importorskip("yaml")
+    results = tmp_path / "results"
+    config.write_text(CONFIG.replace("[1, 2]", "[1, 2, 3, 4, 5, 6]"))
+    command = [sys.executable, BENCHMARKS / "run.py", config]
+    command += ["--results", results, "--work", tmp_path / "work"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(results.rglob("*.json")) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130 and "the same command goes on from here" in errors
+    finished = len(list(results.rglob("seed-0.json")))
+    assert 1 <= finished <= 3
+    table = program("tabulate.py", config, "--results", results).stdout
+    assert f"| 1 of 2, {finished} of 6 points searched |" in table
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -80,14 +102,24 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
         ("note:", "remark:", "has unknown fields ['remark']"),
         ("dataset: planted-tiny", "", "needs the fields 'model' and 'dataset'"),
         ("[1, 2]", "[1, 2", "is not YAML"),
+        ("seeds: 2", "seeds: two", "needs a positive integer for 'seeds' (got 'two')"),
     ],
 )
-def test_a_wrong_configuration_is_told_before_anything_runs(config, tmp_path, old, new, message):
+def test_a_wrong_configuration_is_told_before_anything_runs(
+    config, tmp_path, monkeypatch, old, new, message
+):
     pytest.importorskip("yaml")
+    spec = importlib.util.spec_from_file_location("benchmark_run", BENCHMARKS / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "benchmark_run", run)
+    spec.loader.exec_module(run)
     config.write_text(CONFIG.replace(old, new))
-    done = program("run.py", config, "--results", tmp_path / "results")
-    assert done.returncode == 2 and message in " ".join(done.stderr.split())
-    assert not (tmp_path / "results").exists()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run.Config.read(config)
+    monkeypatch.setattr(sys, "argv", ["run.py", str(config), "--results", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        run.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_configuration_of_the_project_is_right():

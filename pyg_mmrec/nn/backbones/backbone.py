@@ -29,6 +29,12 @@ def check_weight(name: str, value: float) -> None:
         raise ValueError(f"'{name}' needs to be a number of 0 or more (got {value!r})")
 
 
+def check_rate(name: str, value: float) -> None:
+    """Raises a :class:`ValueError` unless ``value`` is a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"'{name}' needs to lie in [0, 1) (got {value!r})")
+
+
 class Backbone(nn.Module, ABC):
     r"""A recommender in three stages (DVIB, Eq. 2-3): project the modalities, fuse them into hidden
     layers, encode these into user and item vectors.

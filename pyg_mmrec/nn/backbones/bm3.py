@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
+from pyg_mmrec.nn.backbones.backbone import check_positive, check_rate, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
@@ -75,8 +75,7 @@ class BM3(ContentBackbone):
         super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
         check_weight("contrastive_weight", contrastive_weight)
         check_weight("reg_weight", reg_weight)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"'dropout' needs to lie in [0, 1) (got {dropout})")
+        check_rate("dropout", dropout)
         self.require_features()
         self.dropout = dropout
         self.contrastive_weight = contrastive_weight

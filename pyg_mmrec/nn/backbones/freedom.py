@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
-from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
+from pyg_mmrec.nn.backbones.backbone import check_positive, check_rate, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation, WeightedConv
@@ -94,8 +94,7 @@ class FREEDOM(ContentBackbone):
         check_positive("num_item_layers", num_item_layers)
         check_positive("k", k)
         check_weight("reg_weight", reg_weight)
-        if not 0 <= edge_dropout < 1:
-            raise ValueError(f"'edge_dropout' needs to lie in [0, 1) (got {edge_dropout})")
+        check_rate("edge_dropout", edge_dropout)
         missing = [name for name in self.modalities if name not in self.in_channels]
         if reg_weight > 0 and missing:
             raise ValueError(

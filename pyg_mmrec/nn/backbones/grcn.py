@@ -14,8 +14,8 @@ from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
-from pyg_mmrec.nn.conv import RoutingAttentionConv
-from pyg_mmrec.nn.functional import confidence_weight, edge_softmax, normalize_rows, sddmm, spmm
+from pyg_mmrec.nn.conv import ConfidenceConv, RoutingAttentionConv
+from pyg_mmrec.nn.functional import edge_softmax, normalize_rows, sddmm, spmm
 from pyg_mmrec.nn.losses import bpr_loss
 
 
@@ -118,6 +118,7 @@ class GRCN(ContentBackbone):
             {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
         )
         self.route = RoutingAttentionConv()
+        self.refine = ConfidenceConv()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -181,16 +182,15 @@ class GRCN(ContentBackbone):
             content["item"].append(rows.at("item", item))
             attention["user"].append(user_attention)
             attention["item"].append(item_attention)
-        to_item = to_item.with_weight(
-            confidence_weight(torch.stack(attention["item"], 1), self.user_confidence, to_item.col)
-        )
-        to_user = to_user.with_weight(
-            confidence_weight(torch.stack(attention["user"], 1), self.item_confidence, to_user.col)
-        )
+        into_user = torch.stack(attention["user"], 1), self.item_confidence
+        into_item = torch.stack(attention["item"], 1), self.user_confidence
         user_start = user = normalize_rows(self.user_embedding.weight)
         item_start = item = normalize_rows(self.item_embedding.weight)
         for _ in range(2):  # e + W (e + W e) = e + W e + W^2 e
-            user, item = spmm(to_user, item, user_start), spmm(to_item, user, item_start)
+            user, item = (
+                user_start + self.refine((item, user), to_user, *into_user),
+                item_start + self.refine((user, item), to_item, *into_item),
+            )
         context = {
             "user/id": rows.at("user", user),
             "item/id": rows.at("item", item),

@@ -142,7 +142,8 @@ class LATTICE(ContentBackbone):
         ):  # fmt: skip
             check_positive(name, number)
         check_weight("reg_weight", reg_weight)
-        if not 0 <= original_weight <= 1:
+        check_weight("original_weight", original_weight)
+        if original_weight > 1:
             raise ValueError(f"'original_weight' needs to lie in [0, 1] (got {original_weight})")
         if cf_model not in ("lightgcn", "mf"):
             raise ValueError(f"'cf_model' needs to be 'lightgcn' or 'mf' (got {cf_model!r})")

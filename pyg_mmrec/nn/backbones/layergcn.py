@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.backbones.backbone import check_positive
+from pyg_mmrec.nn.backbones.backbone import check_positive, check_rate
 from pyg_mmrec.nn.backbones.lightgcn import LightGCN
 from pyg_mmrec.nn.backbones.stages import Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LayerRefinementConv
@@ -59,8 +59,7 @@ class LayerGCN(LightGCN):
         reg_weight: float = 1e-3,
     ) -> None:
         check_positive("num_layers", num_layers)
-        if not 0 <= edge_dropout < 1:
-            raise ValueError(f"'edge_dropout' needs to lie in [0, 1) (got {edge_dropout})")
+        check_rate("edge_dropout", edge_dropout)
         super().__init__(num_users, num_items, embedding_dim, num_layers, reg_weight)
         self.num_layers = num_layers
         self.edge_dropout = edge_dropout

@@ -98,6 +98,8 @@ class MMGCN(ContentBackbone):
         self.image = None if self.modalities == ["text"] else self.modalities[0]
         if projected is None:
             projected = {} if self.image is None else {self.image: 256}
+        if not isinstance(projected, Mapping):
+            raise ValueError(f"'projected' needs widths by modality (got {projected!r})")
         for name, width in projected.items():
             check_positive(f"projected[{name!r}]", width)
             if name not in self.modalities:

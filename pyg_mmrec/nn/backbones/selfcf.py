@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
+from pyg_mmrec.nn.backbones.backbone import check_rate
 from pyg_mmrec.nn.backbones.lightgcn import LightGCN
 from pyg_mmrec.nn.backbones.stages import Stages, Triplets
 from pyg_mmrec.nn.losses import l2_loss
@@ -56,14 +57,14 @@ class SelfCF(LightGCN):
         reg_weight: float = 1e-3,
     ) -> None:
         super().__init__(num_users, num_items, embedding_dim, num_layers, reg_weight)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"'dropout' needs to lie in [0, 1) (got {dropout})")
-        in_range = not isinstance(edge_dropout, str) and 0 <= (edge_dropout or 0) < 1
-        if not in_range and edge_dropout != "uniform":
+        check_rate("dropout", dropout)
+        if isinstance(edge_dropout, str) and edge_dropout != "uniform":
             raise ValueError(
                 f"'edge_dropout' needs to lie in [0, 1), or to be 'uniform' or None "
                 f"(got {edge_dropout!r})"
             )
+        if edge_dropout is not None and not isinstance(edge_dropout, str):
+            check_rate("edge_dropout", edge_dropout)
         self.dropout = dropout
         self.edge_dropout = edge_dropout
         self.predictor = nn.Linear(embedding_dim, embedding_dim)

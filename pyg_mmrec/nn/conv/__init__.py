@@ -1,5 +1,6 @@
 """Graph layers, usable alone in any PyG project."""
 
+from pyg_mmrec.nn.conv.confidence_conv import ConfidenceConv
 from pyg_mmrec.nn.conv.cosine_knn_conv import CosineKNNConv, cosine_knn_adjacency
 from pyg_mmrec.nn.conv.layer_refinement_conv import LayerRefinementConv
 from pyg_mmrec.nn.conv.light_propagation import LightPropagation
@@ -9,6 +10,7 @@ from pyg_mmrec.nn.conv.row_normalized_conv import RowNormalizedConv
 from pyg_mmrec.nn.conv.weighted_conv import WeightedConv
 
 __all__ = [
+    "ConfidenceConv",
     "CosineKNNConv",
     "LayerRefinementConv",
     "LightPropagation",

@@ -17,22 +17,42 @@ class LightPropagation(nn.Module):
     Args:
         num_layers (int): Number of layers :math:`L`, 0 or more.
 
+    Raises:
+        ValueError: If ``num_layers`` is not such a number, or a graph is no
+            :class:`~pyg_mmrec.data.Adjacency`.
+
     Shapes:
         - **input:** users :math:`(|\mathcal{U}|, F)`, items :math:`(|\mathcal{I}|, F)`,
-          the adjacency from users to items and the one from items to users
+          the :class:`~pyg_mmrec.data.Adjacency` from users to items and the one from items to users
         - **output:** users :math:`(|\mathcal{U}|, F)`, items :math:`(|\mathcal{I}|, F)`
+
+    Example:
+        >>> import torch
+        >>> to_item = Adjacency.from_edge_index(torch.tensor([[0, 1], [0, 0]]))  # 2 users, 1 item
+        >>> user, item = torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0]])
+        >>> user, item = LightPropagation(1)(user, item, to_item, to_item.t())
+        >>> user.flatten().tolist(), item.flatten().tolist()
+        ([2.5, 3.0], [3.5])
     """
 
     def __init__(self, num_layers: int):
         super().__init__()
-        if num_layers < 0:
-            raise ValueError(f"'num_layers' needs to be 0 or more (got {num_layers})")
+        if type(num_layers) is not int or num_layers < 0:
+            raise ValueError(
+                f"'num_layers' needs to be an integer of 0 or more (got {num_layers!r})"
+            )
         self.num_layers = num_layers
 
     def forward(
         self, user: Tensor, item: Tensor, to_item: Adjacency, to_user: Adjacency
     ) -> tuple[Tensor, Tensor]:
         """Propagates users and items through all layers."""
+        for name, graph in (("to_item", to_item), ("to_user", to_user)):
+            if not isinstance(graph, Adjacency):
+                raise ValueError(
+                    f"'{name}' needs to be an Adjacency, made with 'Adjacency.from_edge_index' "
+                    f"(got {type(graph).__name__})"
+                )
         # Horner's scheme: sum_l A^l E = E + A (E + A (E + ...)).
         user_sum, item_sum = user, item
         for layer in range(self.num_layers):

@@ -153,6 +153,11 @@ class MMGCNConv(MessagePassing):
         if edge_mask is not None:
             if not isinstance(edge_index, Tensor) or edge_index.layout is not torch.strided:
                 raise ValueError("'edge_mask' does not go with a sparse matrix: leave edges out")
+            if edge_mask.dtype != torch.bool or edge_mask.shape != edge_index.shape[1:]:
+                raise ValueError(
+                    f"'edge_mask' needs to be a boolean vector of shape {[edge_index.size(1)]} "
+                    f"(got {edge_mask.dtype} {list(edge_mask.shape)})"
+                )
             edge_index = edge_index[:, edge_mask]
         if isinstance(edge_index, Tensor) and edge_index.layout is torch.sparse_csc:
             edge_index = edge_index.to_sparse_csr()  # PyG collects no features along the other

@@ -223,7 +223,7 @@ def test_trained_features_start_from_the_data_and_get_a_gradient(tiny, sample):
         ({"edge_dropout": 1.0}, r"'edge_dropout' needs to lie in \[0, 1\) \(got 1.0\)"),
         ({"num_item_layers": 0}, "'num_item_layers' needs to be a positive integer"),
         ({"k": 0}, "'k' needs to be a positive integer"),
-        ({"num_layers": -1}, "'num_layers' needs to be 0 or more"),
+        ({"num_layers": -1}, "'num_layers' needs to be an integer of 0 or more"),
         ({"reg_weight": -1.0}, "'reg_weight' needs to be a number of 0 or more"),
         (
             {"modality_weights": {"image": 1.0}},

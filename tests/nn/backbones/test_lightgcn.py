@@ -65,7 +65,7 @@ def test_a_graph_without_normalised_weights_is_refused(tiny):
     ("options", "message"),
     [
         ({"embedding_dim": 0}, r"'embedding_dim' needs to be a positive integer \(got 0\)"),
-        ({"num_layers": -1}, "'num_layers' needs to be 0 or more"),
+        ({"num_layers": -1}, "'num_layers' needs to be an integer of 0 or more"),
         ({"reg_weight": -1.0}, r"'reg_weight' needs to be a number of 0 or more \(got -1.0\)"),
     ],
 )

@@ -48,5 +48,5 @@ def test_gradcheck(graph, num_layers):
 
 
 def test_fewer_than_no_layers_are_refused():
-    with pytest.raises(ValueError, match=r"'num_layers' needs to be 0 or more \(got -1\)"):
+    with pytest.raises(ValueError, match=r"needs to be an integer of 0 or more \(got -1\)"):
         LightPropagation(-1)
