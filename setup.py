@@ -39,7 +39,7 @@ INSTALL_REQUIRES = [
 SPARSE = ["torch-sparse", "torch-scatter"]
 # Provides the same module as faiss-cpu: uninstall faiss-cpu first.
 GPU = ["faiss-gpu"]
-TEST = ["pytest", "hypothesis"]
+TEST = ["pytest", "hypothesis", "pyyaml"]
 DEV = [*TEST, "ruff", "mypy", "types-tqdm", "types-PyYAML"]
 BENCHMARKS = ["matplotlib", "optuna", "pyyaml"]
 

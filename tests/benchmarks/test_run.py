@@ -42,7 +42,6 @@ def config(tmp_path):
 
 
 def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
-    pytest.importorskip("yaml")
     results = tmp_path / "results"
     folders = ["--results", results, "--work", tmp_path / "work"]
     done = program("run.py", config, "--jobs", 2, *folders)
@@ -77,7 +76,6 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
 
 
 def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config, tmp_path):
-    pytest.importorskip("yaml")
     results = tmp_path / "results"
     config.write_text(CONFIG.replace("[1, 2]", "[1, 2, 3, 4, 5, 6]"))
     command = [sys.executable, BENCHMARKS / "run.py", config]
@@ -108,7 +106,6 @@ def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config
 def test_a_wrong_configuration_is_told_before_anything_runs(
     config, tmp_path, monkeypatch, old, new, message
 ):
-    pytest.importorskip("yaml")
     spec = importlib.util.spec_from_file_location("benchmark_run", BENCHMARKS / "run.py")
     run = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "benchmark_run", run)
@@ -123,7 +120,6 @@ def test_a_wrong_configuration_is_told_before_anything_runs(
 
 
 def test_every_configuration_of_the_project_is_right():
-    pytest.importorskip("yaml")
     files = sorted((BENCHMARKS / "configs").glob("*.yaml"))
     assert files
     done = program("tabulate.py", *files)
