@@ -94,17 +94,16 @@ class LayerGCN(LightGCN):
         to_item = graph.weighted_adjacency(INTERACTS, "NormalizeInteractions")
         to_user = graph.adjacency[INTERACTED_BY]
         reached = {site: add_delta(hidden[site], delta, site) for site in self.sites}
-        user = first_user = reached["user/embedding"]
-        item = first_item = reached["item/embedding"]
-        users, items = [], []
+        layer = first = (reached["user/embedding"], reached["item/embedding"])
+        total: tuple[Tensor, ...] = ()
         for _ in range(self.num_layers):
-            user, item = (
-                self.conv((item, user), to_user, first_user),
-                self.conv((user, item), to_item, first_item),
+            user, item = layer
+            layer = (
+                self.conv((item, user), to_user, first[0]),
+                self.conv((user, item), to_item, first[1]),
             )
-            users.append(user)
-            items.append(item)
-        compared = {"user": torch.stack(users).sum(0), "item": torch.stack(items).sum(0)}
+            total = tuple(map(torch.add, total, layer)) if total else layer
+        compared = dict(zip(("user", "item"), total, strict=True))
         output = {
             **compared,
             "user/embedding": self.user_embedding.weight,

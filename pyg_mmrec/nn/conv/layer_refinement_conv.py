@@ -2,10 +2,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.nn.conv.weighted_conv import WeightedConv
+
+_SMALL = 1e-8
+
+
+class _Refine(torch.autograd.Function):
+    """Rows of ``h``, times their cosine with those of ``x_0``; with the gradient in closed form, in
+    a third of the passes that autograd makes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, x_0: Tensor) -> Tensor:
+        norm, norm_0 = (
+            torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_(min=_SMALL) for y in (h, x_0)
+        )
+        cosine = (h * x_0).sum(-1, keepdim=True).div_(norm).div_(norm_0)
+        ctx.save_for_backward(h, x_0, norm, norm_0, cosine)
+        return cosine * h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        # y = c h, c = h x_0 / (|h| |x_0|): dc / dh = x_0 / (|h| |x_0|) - c h / |h|^2
+        h, x_0, norm, norm_0, cosine = ctx.saved_tensors
+        along = (grad * h).sum(-1, keepdim=True)
+        cross = along / (norm * norm_0)
+        grad_h = torch.addcmul(cosine * grad, cross, x_0)
+        grad_h = torch.addcmul(grad_h, -along * cosine / norm.square(), h)
+        grad_0 = torch.addcmul(cross * h, -along * cosine / norm_0.square(), x_0)
+        return grad_h, grad_0
 
 
 class LayerRefinementConv(WeightedConv):
@@ -64,7 +94,4 @@ class LayerRefinementConv(WeightedConv):
         h = super().forward(x, edge_index, edge_weight, size)
         if x_0.shape != h.shape:
             raise ValueError(f"'x_0' needs shape {list(h.shape)} (got {list(x_0.shape)})")
-        # Not 'cosine_similarity': its backward pass makes LayerGCN's steps half as long again.
-        norm, norm_0 = (torch.linalg.vector_norm(y, dim=-1, keepdim=True) for y in (h, x_0))
-        cosine = (h * x_0).sum(-1, keepdim=True) / (norm.clamp(min=1e-8) * norm_0.clamp(min=1e-8))
-        return cosine * h
+        return _Refine.apply(h, x_0)
