@@ -439,6 +439,26 @@ def test_all_that_is_learned_is_in_the_state():
     refused(Lowest, "after a call on another graph it ranks differently on this one")
 
 
+def test_perturbed_terms_are_those_that_a_perturbation_changes():
+    class Silent(LightGCN):
+        def perturbed_loss(self, stages, batch):
+            return {}
+
+        def loss(self, stages, batch):
+            return {**LightGCN.perturbed_loss(self, stages, batch)}
+
+    refused(Silent, r"changes the loss terms \['bpr'\], which 'perturbed_loss' leaves out")
+
+    class Other(LightGCN):
+        def perturbed_loss(self, stages, batch):
+            return {k: 2 * x for k, x in super().perturbed_loss(stages, batch).items()}
+
+        def loss(self, stages, batch):
+            return LightGCN.perturbed_loss(self, stages, batch)
+
+    refused(Other, r"'perturbed_loss' gives terms \['bpr'\] that 'loss' does not give alike")
+
+
 def test_sampled_graphs_follow_the_generator():
     class Global(FREEDOM):
         def sample_graph(self, graph, epoch, generator=None):
@@ -480,7 +500,7 @@ class Shrinking(Method):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
-    def terms(self, backbone, graph, stages, batch):
+    def terms(self, backbone, graph, stages, batch, clean):
         return {"squares": self.scale * batch.at("item", stages.output["item"]).square().mean()}
 
 
@@ -581,7 +601,7 @@ def test_what_a_method_lacks_is_refused_with_a_value_error(backbone):
     refused_method(Careless, backbone, "'attach' fails on a backbone without sites and parameters")
 
     class Late(Shrinking):
-        def terms(self, backbone, graph, stages, batch):
+        def terms(self, backbone, graph, stages, batch, clean):
             return {"x": self.scale * stages.hidden["item/embedding"].mean()}
 
     refused_method(Late, backbone, "but training on it fails with KeyError")

@@ -283,6 +283,21 @@ class _BackboneCheck(Check):
                 f"'loss' {part} gives other terms {different(same, terms)}; {fix}",
             )
         self.require_unwritten("'loss'")
+        perturbed = self.backbone.perturbed_loss(stages, self.batch)
+        wrong = [k for k, x in perturbed.items() if k not in terms or not close(x, terms[k])]
+        self.require(
+            not wrong, f"'perturbed_loss' gives terms {wrong} that 'loss' does not give alike"
+        )
+        delta = {site: self.noise(x) for site, x in stages.hidden.items()}
+        hidden, output, compared = self.backbone.encode(
+            stages.hidden, stages.context, self.graph, delta
+        )
+        other = self.backbone.loss(Stages({}, hidden, {}, output, compared), self.batch)
+        missed = [key for key in different(other, terms) if key not in perturbed]
+        self.require(
+            not missed,
+            f"a perturbation changes the loss terms {missed}, which 'perturbed_loss' leaves out",
+        )
 
     @torch.no_grad()
     def rowwise(self) -> None:

@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_mmrec.data import Graph, PlantedDataset
 from pyg_mmrec.data.graph import INTERACTS
-from pyg_mmrec.nn.backbones import FREEDOM, VBPR, Backbone, ItemKNN, LightGCN, MostPop, Triplets
+from pyg_mmrec.nn.backbones import FREEDOM, VBPR, Backbone, ItemKNN, LightGCN, MostPop
 from pyg_mmrec.nn.objectives import DVIBa, DVIBc, Method, Objective
 from pyg_mmrec.training import Trainer, TrainingOptions, load_checkpoint
 
@@ -419,7 +419,7 @@ class Volume(Method):
         super().__init__()
         self.volume = nn.Parameter(torch.zeros(()))
 
-    def terms(self, backbone: Backbone, graph: Graph, stages: Any, batch: Triplets) -> Any:
+    def terms(self, backbone: Backbone, graph: Graph, stages: Any, batch: Any, clean: Any) -> Any:
         return {"drift": -self.volume}
 
     def inference_graph(self, backbone: Backbone, graph: Graph) -> Graph:

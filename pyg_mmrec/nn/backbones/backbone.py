@@ -203,6 +203,12 @@ class Backbone(nn.Module, ABC):
         ``batch.at(key, stages.output[key])``.
         """
 
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """The terms of :meth:`loss` that a perturbation of the sites can change. A method that runs
+        a perturbed path takes the others from the clean one, instead of computing them twice.
+        """
+        return self.loss(stages, batch)
+
     def vectors(self, stages: Stages) -> tuple[Tensor, Tensor]:
         """User ``[num_users, d]`` and item ``[num_items, d]`` vectors whose inner product ranks."""
         return stages.output["user"], stages.output["item"]

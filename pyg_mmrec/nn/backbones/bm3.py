@@ -184,30 +184,38 @@ class BM3(ContentBackbone):
             output[f"item/target/{name}"] = self._target(z, kept)
         return reached, {**output, **compared}, compared
 
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """Distances between the predictions from modalities and their targets."""
+        terms: dict[str, Tensor] = {}
+        if self.contrastive_weight == 0:
+            return terms
+        for name in self.modalities:
+            predicted = f"item/predicted/{name}"
+            contrast = self._distance(predicted, "item/target", stages, batch)
+            contrast = contrast + self._distance(predicted, f"item/target/{name}", stages, batch)
+            mask = stages.output.get(f"item/mask/{name}")
+            if mask is not None:
+                has = batch.at("item", mask)[: batch.user.numel()]
+                contrast = (contrast * has).sum() / has.sum().clamp(min=1)
+            terms[f"contrast_{name}"] = self.contrastive_weight * contrast.mean()
+        return terms
+
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """Distances between predictions and targets, and the norm penalty."""
-
-        def rows(key: str) -> Tensor:  # of users and positive items
-            return batch.at(key, stages.output[key])[: batch.user.numel()]
-
-        def distance(predicted: str, target: str) -> Tensor:
-            return 1 - nn.functional.cosine_similarity(rows(predicted), rows(target), dim=-1)
-
-        alignment = distance("user/predicted", "item/target")
-        alignment = alignment + distance("item/predicted", "user/target")
-        terms = {"alignment": alignment.mean()}
-        if self.contrastive_weight > 0:
-            for name in self.modalities:
-                predicted = f"item/predicted/{name}"
-                contrast = distance(predicted, "item/target")
-                contrast = contrast + distance(predicted, f"item/target/{name}")
-                if f"item/mask/{name}" in stages.output:
-                    has = rows(f"item/mask/{name}")
-                    contrast = (contrast * has).sum() / has.sum().clamp(min=1)
-                terms[f"contrast_{name}"] = self.contrastive_weight * contrast.mean()
+        alignment = self._distance("user/predicted", "item/target", stages, batch)
+        alignment = alignment + self._distance("item/predicted", "user/target", stages, batch)
+        terms = {"alignment": alignment.mean(), **self.perturbed_loss(stages, batch)}
         if "regularization" in stages.output:
             terms["regularization"] = stages.output["regularization"]
         return terms
+
+    @staticmethod
+    def _distance(predicted: str, target: str, stages: Stages, batch: Triplets) -> Tensor:
+        """Cosine distance, of each user or positive item."""
+        x, y = (
+            batch.at(key, stages.output[key])[: batch.user.numel()] for key in (predicted, target)
+        )
+        return 1 - nn.functional.cosine_similarity(x, y, dim=-1)
 
     def vectors(self, stages: Stages) -> tuple[Tensor, Tensor]:
         """The predictions of users and items."""

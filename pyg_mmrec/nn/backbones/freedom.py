@@ -227,12 +227,17 @@ class FREEDOM(ContentBackbone):
         output.update((key, x) for key, x in context.items() if not key.endswith("/propagated"))
         return reached, output, {"item": item}
 
-    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
-        """BPR on the final vectors, and of each modality's projection."""
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors; the projections come before the sites."""
         user = batch.at("user", stages.output["user"])
         positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        terms = {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors, and of each modality's projection."""
+        terms = self.perturbed_loss(stages, batch)
         if self.reg_weight > 0:
+            user = batch.at("user", stages.output["user"])
             for name in self.modalities:
                 loss = self._content_loss(name, user, stages, batch)
                 terms[f"bpr_{name}"] = self.reg_weight * loss

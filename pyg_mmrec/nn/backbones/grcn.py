@@ -244,11 +244,15 @@ class GRCN(ContentBackbone):
         output = {key: x for key, x in context.items() if not key.endswith("/id")}
         return reached, {**vectors, **output}, vectors
 
-    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
-        """BPR on the final vectors, squares of the IDs and preferences."""
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
         positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        terms = {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors, squares of the IDs and preferences."""
+        terms = self.perturbed_loss(stages, batch)
         if self.reg_weight > 0:
             keys = ["user/embedding", "item/embedding"]
             keys += [f"user/preference/{name}" for name in self.modalities]

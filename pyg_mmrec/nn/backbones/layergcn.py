@@ -111,12 +111,16 @@ class LayerGCN(LightGCN):
         }
         return reached, output, compared
 
-    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
-        """Summed, not averaged, BPR on the final vectors; squares of the layer-0 rows."""
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """Summed, not averaged, BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
         positive, negative = batch.at("item", stages.output["item"]).chunk(2)
         difference = (user * positive).sum(-1) - (user * negative).sum(-1)
-        terms = {"bpr": -nn.functional.logsigmoid(difference).sum()}
+        return {"bpr": -nn.functional.logsigmoid(difference).sum()}
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors, squares of the layer-0 rows."""
+        terms = self.perturbed_loss(stages, batch)
         if self.reg_weight > 0:
             user = batch.at("user", stages.output["user/embedding"])
             item = batch.at("item", stages.output["item/embedding"])

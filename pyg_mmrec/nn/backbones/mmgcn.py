@@ -220,11 +220,15 @@ class MMGCN(ContentBackbone):
         vectors = {"user": torch.stack(users).mean(0), "item": torch.stack(items).mean(0)}
         return reached, {**vectors, "user/id": user_id, "item/id": item_id, **context}, vectors
 
-    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
-        """BPR on the final vectors, squares of the IDs and of the first preferences."""
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
         positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        terms = {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors, squares of the IDs and of the first preferences."""
+        terms = self.perturbed_loss(stages, batch)
         if self.reg_weight > 0:
             squares = [
                 batch.at(key, stages.output[key]).square().mean() for key in ("user/id", "item/id")

@@ -128,6 +128,10 @@ class SelfCF(LightGCN):
         reached, output, compared = super().encode(hidden, context, graph, delta)
         return reached, {**compared, **context}, compared
 
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """All: the penalty is on the final vectors."""
+        return self.loss(stages, batch)
+
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """Cosine distance of each side's prediction to the other's target, and a norm penalty."""
         online = {

@@ -147,11 +147,15 @@ class VLightGCN(ContentBackbone):
         }
         return reached, {"user": user, "item": item, **layer_0}, {"user": user, "item": item}
 
-    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
-        """BPR on the final vectors, squares of the layer-0 rows."""
+    def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
         positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        terms = {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+
+    def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the final vectors, squares of the layer-0 rows."""
+        terms = self.perturbed_loss(stages, batch)
         if self.reg_weight > 0:
             user = batch.at("user", stages.output["user/embedding"])
             item = batch.at("item", stages.output["item/embedding"])

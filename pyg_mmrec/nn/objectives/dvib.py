@@ -86,24 +86,29 @@ class _DVIB(Method):
         raise NotImplementedError(f"{type(self).__name__} does not say how it perturbs")
 
     def terms(
-        self, backbone: Backbone, graph: Graph, stages: Stages, batch: Triplets
+        self,
+        backbone: Backbone,
+        graph: Graph,
+        stages: Stages,
+        batch: Triplets,
+        clean: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """Loss of the noisy path, distillation, and rate."""
         rows = EVERY_ROW if self.rows == "all" else batch
         terms: dict[str, Tensor] = {}
         delta, rates = {}, []
         for site in backbone.sites:
-            clean = stages.hidden[site]
-            delta[site], strength = self.perturb(site, clean)
+            hidden = stages.hidden[site]
+            delta[site], strength = self.perturb(site, hidden)
             if self.rate is not None and strength is not None:
-                rates.append(rows.map(site, self.rate, clean, strength).mean())
+                rates.append(rows.map(site, self.rate, hidden, strength).mean())
         _, noisy_weight, distillation_weight = self.weights
         if noisy_weight > 0 or distillation_weight > 0:
             reached, output, compared = backbone.encode(stages.hidden, stages.context, graph, delta)
             noisy = replace(stages, hidden=reached, output=output, compared=compared)
             if noisy_weight > 0:
-                loss = torch.stack(list(backbone.loss(noisy, batch).values())).sum()
-                terms["noisy"] = noisy_weight * loss
+                loss = {**clean, **backbone.perturbed_loss(noisy, batch)}
+                terms["noisy"] = noisy_weight * torch.stack(list(loss.values())).sum()
             if distillation_weight > 0:
                 terms["distillation"] = distillation_weight * self._distill(
                     backbone, stages, noisy, batch, rows

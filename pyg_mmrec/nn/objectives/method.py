@@ -45,9 +45,14 @@ class Method(nn.Module):
         return graph
 
     def terms(
-        self, backbone: Backbone, graph: Graph, stages: Stages, batch: Triplets
+        self,
+        backbone: Backbone,
+        graph: Graph,
+        stages: Stages,
+        batch: Triplets,
+        clean: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Loss terms to add, weighted, from the clean path's stages.
+        """Loss terms to add, weighted, from the clean path's stages and loss terms.
 
         Rows of the batch are ``batch.at(key, tensor)``; a rowwise backbone may have been run on
         these alone, unless :attr:`reads_all_rows`.

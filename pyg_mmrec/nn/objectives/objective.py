@@ -57,12 +57,12 @@ class Objective(nn.Module):
             batch = GatheredTriplets.of(batch)
         else:
             stages = self.backbone(graph)
-        terms = {}
+        clean, terms = self.backbone.loss(stages, batch), {}
         if clean_weight != 0:
-            for name, value in self.backbone.loss(stages, batch).items():
+            for name, value in clean.items():
                 terms[name] = value if clean_weight == 1 else clean_weight * value
         for method in methods:
-            for name, value in method.terms(self.backbone, graph, stages, batch).items():
+            for name, value in method.terms(self.backbone, graph, stages, batch, clean).items():
                 terms[f"{method.name}/{name}"] = value
         return terms
 

@@ -42,7 +42,7 @@ class Shrink(Method):
     def reads_all_rows(self):
         return self.everywhere
 
-    def terms(self, backbone, graph, stages, batch):
+    def terms(self, backbone, graph, stages, batch, clean):
         self.rows = stages.output["item"].size(0)
         item = batch.at("item", stages.output["item"])
         return {"squares": self.scale * item.square().mean(), "edges": self.scale * 0
