@@ -53,6 +53,10 @@ class BM3(ContentBackbone):
 
     Raises:
         ValueError: If an option is out of range or features are missing.
+
+    .. note::
+        Dropout is drawn once for each row that is encoded: given a batch, an item that stands in
+        it twice has two draws, given all rows one. The expected loss is the same.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {"train_features": True}}

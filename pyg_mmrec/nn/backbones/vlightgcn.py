@@ -56,7 +56,9 @@ class VLightGCN(ContentBackbone):
         ValueError: If an option is out of range or features are missing.
 
     .. note::
-        The paper leaves the projection's depth and activation open; here it is linear.
+        The paper leaves the projection's depth and activation open; here it is linear. It sums BPR
+        and penalises whole matrices (Eq. 29); here both are over a batch, divided by its size. It
+        draws all embeddings alike, which here leaves out the projections: they start Xavier uniform.
     """
 
     def __init__(

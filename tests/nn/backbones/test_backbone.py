@@ -29,7 +29,7 @@ def test_from_data_reads_sizes_and_takes_options(tiny):
     ("cls", "options"),
     [
         (LightGCN, "['embedding_dim', 'num_layers', 'reg_weight']"),
-        (VBPR, "['embedding_dim', 'modalities', 'reg_weight', 'site']"),
+        (VBPR, "['embedding_dim', 'modalities', 'reg_weight', 'site', 'train_features']"),
         (
             FREEDOM,
             "['edge_dropout', 'embedding_dim', 'k', 'modalities', 'modality_weights', "
