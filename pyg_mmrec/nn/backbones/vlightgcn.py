@@ -58,7 +58,7 @@ class VLightGCN(ContentBackbone):
     .. note::
         The paper leaves the projection's depth and activation open; here it is linear. It sums BPR
         and penalises whole matrices (Eq. 29); here both are over a batch, divided by its size. It
-        draws all embeddings alike, which here leaves out the projections: they start Xavier uniform.
+        draws "model embeddings" from a normal distribution; projections here start Xavier uniform.
     """
 
     def __init__(

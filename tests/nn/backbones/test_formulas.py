@@ -251,6 +251,7 @@ def test_dropout_rescales_what_it_keeps_and_hits_targets_alone(make_data):
             torch.testing.assert_close(training.output[key], ranking.output[key])
         if cls is BM3:
             kept = {k: x for k, x in training.output.items() if "/target" in k}
+            assert len(kept) == 4 and not any(x.requires_grad for x in kept.values())
             ratio = {k: x / ranking.output[k] for k, x in kept.items()}
             values = torch.cat([x.flatten() for x in ratio.values()])
         else:
@@ -287,6 +288,9 @@ def test_selfcf_compares_predictions_with_the_dropped_targets(make_data):
     expected = cosine(h(user[u]), target["item"][i]) + cosine(h(item[i]), target["user"][u])
     (loss,) = backbone.loss(stages, Triplets(u, i, j)).values()
     torch.testing.assert_close(loss, -0.5 * expected.mean())
+    weights = list(backbone.parameters())
+    gradients = torch.autograd.grad(loss, weights, retain_graph=True)
+    torch.testing.assert_close(gradients, torch.autograd.grad(-0.5 * expected.mean(), weights))
 
 
 @pytest.mark.parametrize(
