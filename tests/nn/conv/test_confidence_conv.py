@@ -7,6 +7,9 @@ from pyg_mmrec.nn.conv import ConfidenceConv
 
 SIZE = (6, 4)
 
+# torch announces unchecked invariants of sparse tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+
 
 @pytest.fixture
 def bipartite():

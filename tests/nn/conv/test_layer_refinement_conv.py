@@ -1,7 +1,5 @@
 import pytest
 import torch
-from torch_geometric import EdgeIndex
-from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.nn.conv import LayerRefinementConv
@@ -34,25 +32,12 @@ def by_hand(x, x_0, edge_index, weight):
     return out
 
 
-def layouts(edge_index, weight):
-    transposed = torch.sparse_coo_tensor(edge_index.flip(0), weight, SIZE[::-1]).coalesce()
-    yield edge_index, weight
-    yield EdgeIndex(edge_index, sparse_size=SIZE), weight
-    yield transposed, None
-    yield transposed.to_sparse_csr(), None
-    yield transposed.to_sparse_csc(), None
-    yield Adjacency.from_edge_index(edge_index, weight, size=SIZE), None
-    if WITH_TORCH_SPARSE:
-        row, col = edge_index[1], edge_index[0]
-        yield SparseTensor(row=row, col=col, value=weight, sparse_sizes=SIZE[::-1]), None
-
-
-def test_every_layout_follows_the_formula(bipartite):
+def test_every_layout_follows_the_formula(bipartite, layouts):
     x, x_0, edge_index, weight = bipartite
     expected = by_hand(*bipartite)
-    for graph, edge_weight in layouts(edge_index, weight):
+    for name, graph, edge_weight in layouts(edge_index, weight, SIZE):
         out = LayerRefinementConv()((x, None), graph, x_0, edge_weight, size=SIZE)
-        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(out, expected, msg=name)
 
 
 def test_gradients_are_right_and_finite_where_nothing_arrives(bipartite):

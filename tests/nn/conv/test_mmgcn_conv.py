@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch_geometric import EdgeIndex
-from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.nn.conv import MMGCNConv
@@ -57,45 +56,29 @@ def by_hand(conv, source, target, identity, edge_index, edge_mask=None):
     return torch.stack(rows)
 
 
-def layouts(edge_index, edge_weight, size):
-    """Every adjacency layout that PyG knows; their weights are to be ignored."""
-    transposed = torch.sparse_coo_tensor(edge_index.flip(0), edge_weight, size[::-1]).coalesce()
-    ordered = edge_index[:, (edge_index[1] * size[0] + edge_index[0]).argsort()]
-    yield "coo", edge_index
-    yield "edge_index", EdgeIndex(edge_index, sparse_size=size)
-    yield "sorted edge_index", EdgeIndex(ordered, sparse_size=size, sort_order="col")
-    yield "sparse coo", transposed
-    yield "sparse csr", transposed.to_sparse_csr()
-    yield "sparse csc", transposed.to_sparse_csc()
-    yield "adjacency", Adjacency.from_edge_index(edge_index, edge_weight, size=size)
-    if WITH_TORCH_SPARSE:
-        yield (
-            "sparse tensor",
-            SparseTensor(
-                row=edge_index[1], col=edge_index[0], value=edge_weight, sparse_sizes=size[::-1]
-            ),
-        )
-
-
-def weighted_layouts(source, target, edge_index):
+@pytest.fixture
+def graphs(bipartite, layouts):
+    """The edges in every layout, with weights that are not to be read."""
+    source, target, _, edge_index = bipartite
     weight = torch.rand(13, generator=torch.Generator().manual_seed(1))
-    return layouts(edge_index, weight, (source.size(0), target.size(0)))
+    size = (source.size(0), target.size(0))
+    return [(name, graph) for name, graph, _ in layouts(edge_index, weight, size)]
 
 
 @pytest.mark.parametrize("concat", [True, False])
-def test_every_layout_equals_the_formula(bipartite, concat):
+def test_every_layout_equals_the_formula(bipartite, graphs, concat):
     source, target, identity, edge_index = bipartite
     conv = build(concat)
     expected = by_hand(conv, source, target, identity, edge_index)
     size = (source.size(0), target.size(0))
-    for name, graph in weighted_layouts(source, target, edge_index):
+    for name, graph in graphs:
         out = conv((source, target), graph, identity)
         torch.testing.assert_close(out, expected, msg=name)
         torch.testing.assert_close(conv((source, target), graph, identity, size=size), out)
 
 
 @pytest.mark.parametrize("concat", [True, False])
-def test_gradients_are_those_of_the_formula_on_every_layout(bipartite, concat):
+def test_gradients_are_those_of_the_formula_on_every_layout(bipartite, graphs, concat):
     source, target, identity, edge_index = bipartite
     conv = build(concat)
     inputs = [x.requires_grad_() for x in (source, target, identity)]
@@ -103,7 +86,7 @@ def test_gradients_are_those_of_the_formula_on_every_layout(bipartite, concat):
     upstream = torch.randn(target.size(0), 2, dtype=torch.float64)
     out = by_hand(conv, *inputs, edge_index)
     expected = torch.autograd.grad(out, wanted, upstream)
-    for name, graph in weighted_layouts(source, target, edge_index):
+    for name, graph in graphs:
         out = conv((source, target), graph, identity)
         for x, y in zip(torch.autograd.grad(out, wanted, upstream), expected, strict=True):
             torch.testing.assert_close(x, y, msg=name)
@@ -118,12 +101,12 @@ def test_gradcheck(bipartite):
     assert torch.autograd.gradcheck(lambda *x: conv(x[:2], adjacency, x[2]), inputs)
 
 
-def test_the_fast_path_equals_the_messages(bipartite):
+def test_the_fast_path_equals_the_messages(bipartite, graphs):
     source, target, identity, edge_index = bipartite
     conv, slow = build(), build()
     slow.fuse = False
     assert conv.fuse
-    for name, graph in weighted_layouts(source, target, edge_index):
+    for name, graph in graphs:
         if name.startswith("sparse"):
             out = slow((source, target), graph, identity)
             torch.testing.assert_close(conv((source, target), graph, identity), out, msg=name)

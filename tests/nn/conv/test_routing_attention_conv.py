@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch_geometric import EdgeIndex
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from pyg_mmrec.data import Adjacency
@@ -40,28 +39,6 @@ def attend(source, target, edge_index, edge_mask=None):
     return torch.stack(rows), dense
 
 
-def layouts(edge_index, edge_weight):
-    """Every adjacency layout that PyG knows; their weights are to be ignored."""
-    transposed = torch.sparse_coo_tensor(
-        edge_index.flip(0), edge_weight, (SIZE[1], SIZE[0])
-    ).coalesce()
-    ordered = edge_index[:, (edge_index[1] * SIZE[0] + edge_index[0]).argsort()]
-    yield "coo", edge_index
-    yield "edge_index", EdgeIndex(edge_index, sparse_size=SIZE)
-    yield "sorted edge_index", EdgeIndex(ordered, sparse_size=SIZE, sort_order="col")
-    yield "sparse coo", transposed
-    yield "sparse csr", transposed.to_sparse_csr()
-    yield "sparse csc", transposed.to_sparse_csc()
-    yield "adjacency", Adjacency.from_edge_index(edge_index, edge_weight, size=SIZE)
-    if WITH_TORCH_SPARSE:
-        yield (
-            "sparse tensor",
-            SparseTensor(
-                row=edge_index[1], col=edge_index[0], value=edge_weight, sparse_sizes=SIZE[::-1]
-            ),
-        )
-
-
 def dense_attention(returned):
     """What ``return_attention_weights`` gives, as a dense matrix."""
     if WITH_TORCH_SPARSE and isinstance(returned, SparseTensor):
@@ -75,12 +52,12 @@ def dense_attention(returned):
     return dense
 
 
-def test_every_layout_equals_the_formula(bipartite):
+def test_every_layout_equals_the_formula(bipartite, layouts):
     source, target, edge_index = bipartite
     expected, attention = attend(source, target, edge_index)
     conv = RoutingAttentionConv()
     weight = torch.rand(13, dtype=torch.float64)
-    for name, graph in layouts(edge_index, weight):
+    for name, graph, _ in layouts(edge_index, weight, SIZE):  # weights are not read
         out, returned = conv((source, target), graph, return_attention_weights=True)
         torch.testing.assert_close(out, expected, msg=name)
         torch.testing.assert_close(dense_attention(returned), attention, msg=name)
@@ -88,11 +65,11 @@ def test_every_layout_equals_the_formula(bipartite):
     assert expected[-1].eq(0).all()
 
 
-def test_gradients_are_right_and_equal_on_every_layout(bipartite):
+def test_gradients_are_right_and_equal_on_every_layout(bipartite, layouts):
     source, target, edge_index = bipartite
     conv = RoutingAttentionConv()
     weight = torch.rand(13, dtype=torch.float64)
-    for name, graph in layouts(edge_index, weight):
+    for name, graph, _ in layouts(edge_index, weight, SIZE):  # weights are not read
         x = source.clone().requires_grad_(), target.clone().requires_grad_()
         assert torch.autograd.gradcheck(lambda *x, graph=graph: conv(x, graph), x), name
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch_geometric import EdgeIndex
-from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.nn.conv import WeightedConv
@@ -27,37 +26,7 @@ def bipartite():
     return edge_index, weight, x, dense
 
 
-def layouts(edge_index, weight, size):
-    """Every adjacency layout that PyG knows, as (name, edge_index argument, edge_weight)."""
-    num_sources, num_targets = size
-    transposed = torch.sparse_coo_tensor(
-        edge_index.flip(0), weight, (num_targets, num_sources)
-    ).coalesce()
-    order = (edge_index[1] * num_sources + edge_index[0]).argsort()
-    sorted_index = edge_index[:, order]
-    yield "coo", edge_index, weight
-    yield "edge_index", EdgeIndex(edge_index, sparse_size=size), weight
-    yield (
-        "sorted edge_index",
-        EdgeIndex(sorted_index, sparse_size=size, sort_order="col"),
-        weight[order],
-    )
-    yield "sparse coo", transposed, None
-    yield "sparse csr", transposed.to_sparse_csr(), None
-    yield "sparse csc", transposed.to_sparse_csc(), None
-    yield "adjacency", Adjacency.from_edge_index(edge_index, weight, size=size), None
-    if WITH_TORCH_SPARSE:
-        yield (
-            "sparse tensor",
-            SparseTensor(
-                row=edge_index[1], col=edge_index[0], value=weight,
-                sparse_sizes=(num_targets, num_sources),
-            ),
-            None,
-        )  # fmt: skip
-
-
-def test_every_layout_gives_equal_results_and_gradients(bipartite):
+def test_every_layout_gives_equal_results_and_gradients(bipartite, layouts):
     edge_index, weight, x, dense = bipartite
     conv = WeightedConv()
     for name, graph, edge_weight in layouts(edge_index, weight, (NUM_SOURCES, NUM_TARGETS)):
@@ -68,7 +37,7 @@ def test_every_layout_gives_equal_results_and_gradients(bipartite):
         torch.testing.assert_close(x.grad, 2 * dense.t() @ (dense @ x), msg=name)
 
 
-def test_fast_path_equals_messages(bipartite):
+def test_fast_path_equals_messages(bipartite, layouts):
     edge_index, weight, x, dense = bipartite
     size = (NUM_SOURCES, NUM_TARGETS)
     conv = WeightedConv()
