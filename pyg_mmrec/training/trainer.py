@@ -298,17 +298,18 @@ class Trainer:
             graph = self.backbone.sample_graph(graph, epoch, self.generators["graph"])
         triplets = self.sampler.epoch(self.generators["sampler"])
         size = self.options.batch_size
-        for user, positive, negative in zip(
+        batches = zip(
             triplets.user.split(size),
             triplets.positive.split(size),
             triplets.negative.split(size),
             strict=True,
-        ):
+        )
+        for step, batch in enumerate(batches):
             if sampling == "step":
                 graph = self.backbone.sample_graph(self.graph, epoch, self.generators["graph"])
-            yield graph, Triplets(user, positive, negative)
-            if sampling == "epoch":  # what it was made from changes with the first step
+            elif sampling == "epoch" and step == 1:  # the first one changed what it is made from
                 graph = graph.detach()
+            yield graph, Triplets(*batch)
 
     @staticmethod
     def _check_finite(loss: Tensor, names: list[str], epoch: int) -> None:
