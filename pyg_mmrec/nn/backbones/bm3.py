@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -87,9 +87,7 @@ class BM3(ContentBackbone):
         self.user_embedding = nn.Embedding(num_users, embedding_dim)
         self.item_embedding = nn.Embedding(num_items, embedding_dim)
         self.predictor = nn.Linear(embedding_dim, embedding_dim)
-        self.projection = nn.ModuleDict(
-            {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
-        )
+        self.projection = self.linear_projections(embedding_dim)
         self.propagation = LightPropagation(num_layers)
         self.reset_parameters()
 
@@ -103,10 +101,6 @@ class BM3(ContentBackbone):
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
                 nn.init.xavier_normal_(module.weight)
-
-    def content_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the projections."""
-        return self.projection.parameters()
 
     @property
     def transform(self) -> BaseTransform:
@@ -122,18 +116,6 @@ class BM3(ContentBackbone):
     def rowwise(self) -> bool:
         """True: the modalities meet the propagated vectors row by row."""
         return True
-
-    def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
-        """Projects the modalities."""
-        return {
-            name: self.masked(
-                rows.map("item", self.projection[name], self.raw_features(name, graph)),
-                name,
-                graph,
-                rows,
-            )
-            for name in self.modalities
-        }
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW

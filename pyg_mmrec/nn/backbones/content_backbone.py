@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,22 @@ from torch_geometric.data import HeteroData
 from pyg_mmrec.data import Graph, modalities, modality_order
 from pyg_mmrec.nn.backbones.backbone import Backbone, check_positive
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows
+
+
+def draw_linear_layers(module: nn.Module, draw: Callable[[Tensor], Tensor]) -> None:
+    """Draws the weights of the linear layers in ``module`` anew; their biases start at 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            draw(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def draw_as_one_table(user: Tensor, item: Tensor) -> None:
+    """Draws the tables of users and of items anew, Xavier normal as if they were one table."""
+    std = (2 / (user.size(0) + item.size(0) + user.size(1))) ** 0.5
+    nn.init.normal_(user, std=std)
+    nn.init.normal_(item, std=std)
 
 
 class ContentBackbone(Backbone):
@@ -84,6 +100,31 @@ class ContentBackbone(Backbone):
         if names is None:  # names also those that only have an item graph
             sizes["modalities"] = chosen
         return sizes
+
+    #: What maps raw features, by modality.
+    projection: nn.ModuleDict
+
+    def linear_projections(self, out_channels: int) -> nn.ModuleDict:
+        """One linear layer for each modality that has features."""
+        return nn.ModuleDict(
+            {name: nn.Linear(size, out_channels) for name, size in self.in_channels.items()}
+        )
+
+    def content_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the projections."""
+        return self.projection.parameters()
+
+    def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+        """Projects each modality linearly."""
+        return {
+            name: self.masked(
+                rows.map("item", self.projection[name], self.raw_features(name, graph)),
+                name,
+                graph,
+                rows,
+            )
+            for name in self.modalities
+        }
 
     def require_features(self) -> None:
         """Raises a :class:`ValueError` if the data lack the features of a modality in use."""

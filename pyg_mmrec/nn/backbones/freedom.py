@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_rate, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
+from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation, WeightedConv
 from pyg_mmrec.nn.losses import bpr_loss
@@ -118,9 +118,7 @@ class FREEDOM(ContentBackbone):
         self.modality_weights = dict(modality_weights)
         self.user_embedding = nn.Embedding(num_users, embedding_dim)
         self.item_embedding = nn.Embedding(num_items, embedding_dim)
-        self.projection = nn.ModuleDict(
-            {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
-        )
+        self.projection = self.linear_projections(embedding_dim)
         self.propagation = LightPropagation(num_layers)
         self.item_conv = WeightedConv()
         self.reset_parameters()
@@ -129,15 +127,7 @@ class FREEDOM(ContentBackbone):
         """Draws embeddings and projections, Xavier uniform; biases start at 0."""
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
-        for name, parameter in self.projection.named_parameters():
-            if name.endswith("weight"):
-                nn.init.xavier_uniform_(parameter)
-            else:
-                nn.init.zeros_(parameter)
-
-    def content_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the projections."""
-        return self.projection.parameters()
+        draw_linear_layers(self.projection, nn.init.xavier_uniform_)
 
     @property
     def transform(self) -> BaseTransform:
@@ -174,17 +164,7 @@ class FREEDOM(ContentBackbone):
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects the modalities for their own loss, if that has a weight."""
-        if self.reg_weight == 0:
-            return {}
-        return {
-            name: self.masked(
-                rows.map("item", self.projection[name], self.raw_features(name, graph)),
-                name,
-                graph,
-                rows,
-            )
-            for name in self.modalities
-        }
+        return {} if self.reg_weight == 0 else super().project(graph, rows)
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
+from pyg_mmrec.nn.backbones.content_backbone import (
+    ContentBackbone,
+    draw_as_one_table,
+    draw_linear_layers,
+)
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import ConfidenceConv, RoutingAttentionConv
 from pyg_mmrec.nn.functional import edge_softmax, normalize_rows, sddmm, spmm
@@ -114,9 +118,7 @@ class GRCN(ContentBackbone):
         self.preference = nn.ParameterDict(
             {name: torch.empty(num_users, embedding_dim) for name in self.modalities}
         )
-        self.projection = nn.ModuleDict(
-            {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
-        )
+        self.projection = self.linear_projections(embedding_dim)
         self.route = RoutingAttentionConv()
         self.refine = ConfidenceConv()
         self.reset_parameters()
@@ -126,24 +128,11 @@ class GRCN(ContentBackbone):
 
         Users and items count as one table of IDs and one of confidences.
         """
-        for user, item in (
-            (self.user_embedding.weight, self.item_embedding.weight),
-            (self.user_confidence, self.item_confidence),
-        ):
-            std = (2 / (user.size(0) + item.size(0) + user.size(1))) ** 0.5
-            nn.init.normal_(user, std=std)
-            nn.init.normal_(item, std=std)
+        draw_as_one_table(self.user_embedding.weight, self.item_embedding.weight)
+        draw_as_one_table(self.user_confidence, self.item_confidence)
         for table in self.preference.values():
             nn.init.xavier_normal_(table)
-        for name, parameter in self.projection.named_parameters():
-            if name.endswith("weight"):
-                nn.init.xavier_normal_(parameter)
-            else:
-                nn.init.zeros_(parameter)
-
-    def content_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the projections."""
-        return self.projection.parameters()
+        draw_linear_layers(self.projection, nn.init.xavier_normal_)
 
     @property
     def sites(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.adjacency import on_shared_edges
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
+from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import RowNormalizedConv, WeightedConv, cosine_knn_adjacency
 from pyg_mmrec.nn.functional import normalize_rows
@@ -45,18 +45,15 @@ def mixed_item_graph(parts: dict[str, Adjacency], logits: Tensor, graph: Graph) 
     :math:`\mathrm{softmax}(\mathbf{a})`; in the row of an item that lacks a modality those of the
     others are scaled to sum to 1.
     """
-    target = next(iter(parts.values())).edge_index[1]
-    share = logits.softmax(0).expand(graph.num_items, -1)
+    graphs = list(parts.values())
+    share = logits.softmax(0)
     if any(name in graph.mask for name in parts):
         ones = torch.ones(graph.num_items, dtype=torch.bool, device=logits.device)
-        has = torch.stack([graph.mask.get(name, ones) for name in parts], 1)
-        share = share * has
+        share = share * torch.stack([graph.mask.get(name, ones) for name in parts], 1)
         share = share / share.sum(1, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
-    weights = [
-        share[:, index].index_select(0, target) * part.weight
-        for index, part in enumerate(parts.values())
-    ]
-    return next(iter(parts.values())).with_weight(torch.stack(weights).sum(0))
+        share = share.index_select(0, graphs[0].edge_index[1])
+    weight = torch.stack([part.weight for part in graphs], 1)
+    return graphs[0].with_weight((share * weight).sum(1))
 
 
 class LATTICE(ContentBackbone):
@@ -157,9 +154,7 @@ class LATTICE(ContentBackbone):
         self.batch_size = batch_size
         self.user_embedding = nn.Embedding(num_users, embedding_dim)
         self.item_embedding = nn.Embedding(num_items, embedding_dim)
-        self.projection = nn.ModuleDict(
-            {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
-        )
+        self.projection = self.linear_projections(embedding_dim)
         self.modality_logits = nn.Parameter(torch.empty(len(self.modalities)))
         self.conv = RowNormalizedConv()
         self.item_conv = WeightedConv()
@@ -172,15 +167,7 @@ class LATTICE(ContentBackbone):
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
         nn.init.zeros_(self.modality_logits)
-        for name, parameter in self.projection.named_parameters():
-            if name.endswith("weight"):
-                nn.init.xavier_uniform_(parameter)
-            else:
-                nn.init.zeros_(parameter)
-
-    def content_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the projections."""
-        return self.projection.parameters()
+        draw_linear_layers(self.projection, nn.init.xavier_uniform_)
 
     # The item graph ------------------------------------------------------------------------------
 
@@ -199,7 +186,7 @@ class LATTICE(ContentBackbone):
 
     def item_graph(self, graph: Graph) -> Adjacency:
         """Learns the item graph :math:`S` from the present weights."""
-        return self._learned(self._projected(graph), graph)
+        return self._learned(super().project(graph), graph)
 
     def _learned(self, z: dict[str, Tensor], graph: Graph) -> Adjacency:
         learned = [
@@ -232,19 +219,13 @@ class LATTICE(ContentBackbone):
         """True if nothing is propagated after the one hidden site."""
         return self.num_item_layers == 1
 
-    def _projected(self, graph: Graph) -> dict[str, Tensor]:
-        return {
-            name: self.masked(self.projection[name](self.raw_features(name, graph)), name, graph)
-            for name in self.modalities
-        }
-
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects the modalities, of every item; none for the rows of a batch on a graph whose
         item graph is learned already, where nothing else reads them.
         """
         if SIMILAR in graph.adjacency and rows is not EVERY_ROW:
             return {}
-        return self._projected(graph)
+        return super().project(graph)
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW

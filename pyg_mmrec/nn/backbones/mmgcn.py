@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
+from pyg_mmrec.nn.backbones.content_backbone import (
+    ContentBackbone,
+    draw_as_one_table,
+    draw_linear_layers,
+)
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import MMGCNConv
 from pyg_mmrec.nn.functional import normalize_rows
@@ -140,24 +144,13 @@ class MMGCN(ContentBackbone):
 
         Users and items count as one table of IDs.
         """
-        user, item = self.user_embedding.weight, self.item_embedding.weight
-        std = (2 / (user.size(0) + item.size(0) + user.size(1))) ** 0.5
-        nn.init.normal_(user, std=std)
-        nn.init.normal_(item, std=std)
+        draw_as_one_table(self.user_embedding.weight, self.item_embedding.weight)
         for table in self.preference.values():
             nn.init.xavier_normal_(table)
-        for name, parameter in self.projection.named_parameters():
-            if name.endswith("weight"):
-                nn.init.xavier_normal_(parameter)
-            else:
-                nn.init.zeros_(parameter)
+        draw_linear_layers(self.projection, nn.init.xavier_normal_)
         for module in self.convs.modules():
             if isinstance(module, MMGCNConv):
                 module.reset_parameters()
-
-    def content_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the projections."""
-        return self.projection.parameters()
 
     @property
     def sites(self) -> dict[str, int]:

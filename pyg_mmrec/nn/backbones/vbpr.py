@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,8 @@ class VBPR(ContentBackbone):
         ValueError: If a number is out of range or features are missing.
     """
 
+    projection: nn.Linear  # type: ignore[assignment]  # one for all modalities
+
     def __init__(
         self,
         num_users: int,
@@ -83,10 +85,6 @@ class VBPR(ContentBackbone):
         nn.init.xavier_uniform_(self.item_embedding.weight)
         nn.init.xavier_normal_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
-
-    def content_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the projection."""
-        return self.projection.parameters()
 
     @property
     def sites(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch_geometric.transforms import BaseTransform
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
-from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
+from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
+from pyg_mmrec.nn.backbones.stages import Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
 from pyg_mmrec.nn.losses import bpr_loss, l2_loss
 from pyg_mmrec.transforms import NormalizeInteractions
@@ -81,9 +81,7 @@ class VLightGCN(ContentBackbone):
         self.user_embedding = nn.Embedding(num_users, embedding_dim)
         self.item_embedding = nn.Embedding(num_items, embedding_dim)
         self.user_content = nn.Embedding(num_users, len(self.modalities) * embedding_dim)
-        self.projection = nn.ModuleDict(
-            {name: nn.Linear(size, embedding_dim) for name, size in self.in_channels.items()}
-        )
+        self.projection = self.linear_projections(embedding_dim)
         self.propagation = LightPropagation(num_layers)
         self.reset_parameters()
 
@@ -93,15 +91,7 @@ class VLightGCN(ContentBackbone):
         """
         for table in (self.user_embedding, self.item_embedding, self.user_content):
             nn.init.normal_(table.weight, std=0.01)
-        for name, parameter in self.projection.named_parameters():
-            if name.endswith("weight"):
-                nn.init.xavier_uniform_(parameter)
-            else:
-                nn.init.zeros_(parameter)
-
-    def content_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the projections."""
-        return self.projection.parameters()
+        draw_linear_layers(self.projection, nn.init.xavier_uniform_)
 
     @property
     def transform(self) -> BaseTransform:
@@ -112,13 +102,6 @@ class VLightGCN(ContentBackbone):
     def sites(self) -> dict[str, int]:
         """The items' layer 0."""
         return {"item/embedding": (1 + len(self.modalities)) * self.item_embedding.embedding_dim}
-
-    def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
-        """Projects the modalities."""
-        return {
-            name: self.masked(self.projection[name](self.raw_features(name, graph)), name, graph)
-            for name in self.modalities
-        }
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph

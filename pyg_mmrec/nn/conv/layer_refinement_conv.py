@@ -67,9 +67,6 @@ class LayerRefinementConv(WeightedConv):
                 [1.8000, 2.4000]])
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
     def forward(  # type: ignore[override]
         self,
         x: Tensor | OptPairTensor,
