@@ -86,6 +86,33 @@ def test_raw_features_train_on_request(cls, tiny, sample):
     assert not hasattr(cls.from_data(tiny).features, "image")
 
 
+@pytest.mark.parametrize("cls", [GRCN, MMGCN])
+@pytest.mark.parametrize(("name", "other"), [("image", {}), ("text", {"image": 6})])
+def test_rows_of_zeros_give_finite_gradients(cls, name, other, make_data, sample):
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    data = make_data(**other, **{name: x * (torch.arange(20) % 3 > 0)[:, None]})
+    backbone = cls.from_data(data, embedding_dim=8)
+    torch.nn.init.zeros_(backbone.preference["image"])
+    sum(backbone.loss(backbone(backbone.graph(data)), sample(data, 30)).values()).backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad.abs().max() < 10, name
+
+
+@pytest.mark.parametrize("cls", [GRCN, LATTICE, MMGCN])
+def test_weights_of_the_interactions_are_not_read(cls, tiny):
+    backbone = cls.from_data(tiny, embedding_dim=8)
+    plain = backbone(backbone.graph(tiny)).output["item"]
+    interacts = tiny["user", "interacts", "item"]
+    interacts.edge_weight = torch.rand(interacts.edge_index.size(1))
+    assert torch.equal(backbone(backbone.graph(tiny)).output["item"], plain)
+
+
+@pytest.mark.parametrize("cls", [BPRMF, GRCN, LATTICE, LayerGCN, MMGCN, VBPR, VLATTICE, VLightGCN])
+def test_without_weight_there_is_no_penalty(cls, tiny, sample):
+    backbone = cls.from_data(tiny, reg_weight=0)
+    assert list(backbone.loss(backbone(backbone.graph(tiny)), sample(tiny))) == ["bpr"]
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_relabelled_items_give_relabelled_scores(name, tiny, relabelled):
     torch.manual_seed(0)

@@ -119,24 +119,6 @@ def test_an_item_that_lacks_a_modality_neither_sends_nor_receives(make_data):
     assert torch.equal(other.output["user"], stages.output["user"])
 
 
-def test_features_of_zeros_give_finite_gradients(make_data, sample):
-    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)) * MASK[:, None]
-    data = make_data(image=x)
-    backbone = GRCN.from_data(data, embedding_dim=8)
-    torch.nn.init.zeros_(backbone.preference["image"])
-    sum(backbone.loss(backbone(backbone.graph(data)), sample(data, 30)).values()).backward()
-    for name, parameter in backbone.named_parameters():
-        assert parameter.grad.abs().max() < 10, name
-
-
-def test_weights_of_the_interactions_are_not_read(tiny):
-    backbone = GRCN.from_data(tiny, embedding_dim=8)
-    plain = backbone(backbone.graph(tiny)).output["item"]
-    interacts = tiny["user", "interacts", "item"]
-    interacts.edge_weight = torch.rand(interacts.edge_index.size(1))
-    assert torch.equal(backbone(backbone.graph(tiny)).output["item"], plain)
-
-
 def test_users_and_items_start_as_one_table(make_data):
     data = make_data(num_users=4000, num_items=1000, image=6)
     torch.manual_seed(0)
@@ -154,11 +136,6 @@ def test_preset_and_sizes(tiny):
     backbone = GRCN.from_data(tiny, preset="mmrec", embedding_dim=8)
     assert backbone.routing == "renormalise"
     assert backbone.sites == {"user/content": 16, "item/content": 16}
-
-
-def test_without_weight_there_is_no_penalty(tiny, sample):
-    backbone = GRCN.from_data(tiny, reg_weight=0)
-    assert list(backbone.loss(backbone(backbone.graph(tiny)), sample(tiny))) == ["bpr"]
 
 
 @pytest.mark.parametrize(
