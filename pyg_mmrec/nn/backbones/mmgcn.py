@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import (
-    ContentBackbone,
-    draw_as_one_table,
-    draw_linear_layers,
-)
+from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_as_one_table
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import MMGCNConv
 from pyg_mmrec.nn.functional import normalize_rows
@@ -140,14 +136,15 @@ class MMGCN(ContentBackbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws all tables, projections and layers, Xavier normal; biases start at 0.
-
-        Users and items count as one table of IDs.
+        """Draws all tables, projections and layers, Xavier normal, and biases as
+        :class:`torch.nn.Linear` does. Users and items count as one table of IDs.
         """
         draw_as_one_table(self.user_embedding.weight, self.item_embedding.weight)
         for table in self.preference.values():
             nn.init.xavier_normal_(table)
-        draw_linear_layers(self.projection, nn.init.xavier_normal_)
+        for lin in self.projection.values():
+            lin.reset_parameters()
+            nn.init.xavier_normal_(lin.weight)
         for module in self.convs.modules():
             if isinstance(module, MMGCNConv):
                 module.reset_parameters()

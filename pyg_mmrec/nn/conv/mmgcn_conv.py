@@ -77,12 +77,11 @@ class MMGCNConv(MessagePassing):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights, Xavier normal; biases start at 0."""
+        """Draws the weights, Xavier normal, and the biases as :class:`torch.nn.Linear` does."""
         super().reset_parameters()
         for lin in (self.lin_neighbor, self.lin_self, self.lin_combined):
+            lin.reset_parameters()
             nn.init.xavier_normal_(lin.weight)
-            if lin.bias is not None:
-                nn.init.zeros_(lin.bias)
 
     def forward(
         self,
