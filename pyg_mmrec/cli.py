@@ -11,6 +11,7 @@ from typing import Any
 from pyg_mmrec import __version__
 from pyg_mmrec.experiment import (
     BACKBONES,
+    COMBINATIONS,
     METHODS,
     PRESETS,
     Experiment,
@@ -31,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         "train", help="train a model, print its metrics, write its results",
         description="Train a model on a data set and measure it on all items.",
         epilog=f"models: {', '.join(sorted(BACKBONES))}; methods: none, "
-        f"{', '.join(sorted(METHODS))}, joined by '+'",
+        f"{', '.join(sorted({**METHODS, **COMBINATIONS}))}, joined by '+'",
     )  # fmt: skip
     train.add_argument("--model", required=True, help="the backbone, e.g. FREEDOM")
     train.add_argument(
@@ -48,6 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     seeds = train.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     seeds.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 to N - 1")
+    train.add_argument(
+        "--start-from", metavar="DIR", help="folder of a finished run to take the weights from"
+    )
     train.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
@@ -78,6 +82,7 @@ def train(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             preset=arguments.preset,
             options=options,
             seed=seed,
+            start_from=arguments.start_from,
             device=arguments.device,
         )
         out = arguments.out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ from pyg_mmrec.nn.backbones import Backbone
 from pyg_mmrec.nn.objectives import Method, Objective
 from pyg_mmrec.options import option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
-from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
+from pyg_mmrec.training.checkpoint import load_weights, read_json, save_tensors, write_json
 from pyg_mmrec.transforms import ScaleFeatures
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -28,7 +28,19 @@ BACKBONES: dict[str, type[Backbone]] = {
     for name, item in vars(backbones).items()
     if isinstance(item, type) and issubclass(item, Backbone) and not inspect.isabstract(item)
 }
-METHODS: dict[str, type[Method]] = {"dvib-a": objectives.DVIBa, "dvib-c": objectives.DVIBc}
+METHODS: dict[str, type[Method]] = {
+    "amr": objectives.AMR,
+    "dvib-a": objectives.DVIBa,
+    "dvib-c": objectives.DVIBc,
+    "fib": objectives.FIB,
+    "gib": objectives.GIB,
+    "mg": objectives.MirrorGradient,
+    "second-stage": objectives.SecondStage,
+}
+#: Names for several methods at once, of :obj:`METHODS`, as they go with a backbone.
+COMBINATIONS: dict[str, Callable[[type[Backbone]], list[type[Method]]]] = {
+    "ibmrec": objectives.ibmrec
+}
 PLANTED = {"planted": "small", "planted-tiny": "tiny"}
 PRESETS = ("paper", "mmrec")
 
@@ -53,13 +65,16 @@ class Experiment:
         dataset (str): A folder's name below ``root``; or ``planted`` (2,000 users, 1,500 items) or
             ``planted-tiny``, which are generated. (default: ``planted``)
         root (str): Folder of the data set folders. (default: ``data``)
-        method (str): ``none``, or names of :obj:`METHODS` joined by ``+``. (default: ``none``)
+        method (str): ``none``, or names of :obj:`METHODS` and :obj:`COMBINATIONS` joined by ``+``.
+            (default: ``none``)
         preset (str): ``paper``, or ``mmrec`` for what the public toolbox does where it differs.
             (default: ``paper``)
         options (dict[str, str]): Options as text, by names like ``model.num_layers``,
-            ``method.std``, ``train.batch_size``, ``data.split``; ``data.scale_features`` is a
-            method of :class:`~pyg_mmrec.transforms.ScaleFeatures`.
+            ``method.std``, ``train.batch_size``, ``data.split``; of several methods that share one,
+            ``method.gib.weight``; ``data.scale_features`` is a method of
+            :class:`~pyg_mmrec.transforms.ScaleFeatures`.
         seed (int): Seed of weights, sampling and noise. (default: 0)
+        start_from (str, optional): A finished run's folder, whose weights the backbone starts from.
         device (str): Device of everything. (default: ``cpu``)
 
     Raises:
@@ -74,6 +89,7 @@ class Experiment:
     preset: str = "paper"
     options: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    start_from: str | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -81,46 +97,62 @@ class Experiment:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"'device' is '{self.device}', but there is no CUDA device here")
         self.backbone_class: type[Backbone] = choose("model", self.model, BACKBONES)
-        names = [] if self.method == "none" else self.method.split("+")
-        self.method_classes: list[type[Method]] = [choose("method", n, METHODS) for n in names]
+        self.methods = self._methods()
         dataset_class = PlantedDataset if self.dataset in PLANTED else MultimodalDataset
-        sections: dict[str, list[Any]] = {
-            "model": [self.backbone_class],
-            "method": list(self.method_classes),
-            "train": [TrainingOptions],
-            "data": [dataset_class],
-        }
-        hidden = {
-            "model": ("num_users", "num_items", "in_channels", "features"),
-            "train": ("seed",),
-            "data": ("root", "name", "size", "transform", "pre_transform", "columns"),
-        }
-        known = {
-            section: {
+        data_hidden = ("root", "name", "size", "transform", "pre_transform", "columns")
+        known: dict[str, dict[str, Any]] = {
+            "model": {
                 name: kind
-                for item in classes
-                for name, kind in option_types(item, hidden.get(section, ())).items()
-            }
-            for section, classes in sections.items()
+                for name, kind in option_types(self.backbone_class).items()
+                if name in self.backbone_class.options()
+            },
+            "train": option_types(TrainingOptions, ("seed",)),
+            "data": {**option_types(dataset_class, data_hidden), "scale_features": str | None},
         }
-        known["data"]["scale_features"] = str | None
-        self.parsed: dict[str, dict[str, Any]] = {section: {} for section in sections}
+        for method, item in self.methods.items():
+            known[f"method.{method}"] = option_types(item)
+        self.parsed: dict[str, dict[str, Any]] = {section: {} for section in known}
         for key, text in self.options.items():
-            section, _, name = key.partition(".")
-            if section not in known or name not in known[section]:
-                where = known.get(section)
-                listed = [f"{s}.{n}" for s, part in known.items() for n in part]
-                if where is not None:
-                    listed = [f"{section}.{n}" for n in where]
-                raise ValueError(
-                    f"there is no option '{key}'"
-                    + (
-                        f"; there are {', '.join(sorted(listed))}"
-                        if listed
-                        else " without a method"
-                    )
-                )
+            section, name = self._find_option(key, known)
             self.parsed[section][name] = parse_option(key, text, known[section][name])
+
+    def _methods(self) -> dict[str, type[Method]]:
+        """The methods by name, combinations resolved."""
+        found: list[str] = []
+        for name in [] if self.method == "none" else self.method.split("+"):
+            choose("method", name, {**METHODS, **COMBINATIONS})
+            if name in METHODS:
+                found.append(name)
+                continue
+            classes = COMBINATIONS[name](self.backbone_class)
+            found += [key for key, item in METHODS.items() if item in classes]
+        if len(set(found)) < len(found):
+            raise ValueError(f"each method goes in once (got {'+'.join(found)})")
+        return {name: METHODS[name] for name in found}
+
+    @staticmethod
+    def _find_option(key: str, known: dict[str, dict[str, Any]]) -> tuple[str, str]:
+        """Section and name of an option."""
+        section, _, name = key.rpartition(".")
+        if section == "method":  # of whichever method has it
+            found = [s for s in known if s.startswith("method.") and name in known[s]]
+            if len(found) > 1:
+                listed = ", ".join(f"{s}.{name}" for s in found)
+                raise ValueError(f"several methods have an option '{key}': say {listed}")
+        else:
+            found = [section] if name in known.get(section, ()) else []
+        if found:
+            return found[0], name
+        kind = key.partition(".")[0]
+        near = [part for part in known if part.partition(".")[0] == kind]
+        if kind == "method" and not near:
+            raise ValueError(f"there is no option '{key}' without a method")
+        names = []
+        for part in near or known:
+            for option in known[part]:
+                shared = sum(p.startswith("method.") and option in known[p] for p in known) > 1
+                names.append(f"{part if shared else part.partition('.')[0]}.{option}")
+        raise ValueError(f"there is no option '{key}'; there are {', '.join(sorted(names))}")
 
     def load(self) -> HeteroData:
         """Reads or generates the data."""
@@ -139,10 +171,7 @@ class Experiment:
         if "batch_size" in self.backbone_class.options():
             options.setdefault("batch_size", self.training_options().batch_size)
         backbone = self.backbone_class.from_data(data, preset=self.preset, **options)
-        methods = []
-        for item in self.method_classes:
-            own = option_types(item)
-            methods.append(item(**{k: v for k, v in self.parsed["method"].items() if k in own}))
+        methods = [item(**self.parsed[f"method.{name}"]) for name, item in self.methods.items()]
         return Objective(backbone, *methods).to(self.device)
 
     def training_options(self) -> TrainingOptions:
@@ -159,6 +188,7 @@ class Experiment:
             "preset": self.preset,
             "seed": self.seed,
             "options": {k: v for k, v in sorted(self.options.items())},
+            **({} if self.start_from is None else {"start_from": str(self.start_from)}),
         }
 
     def run(
@@ -196,6 +226,8 @@ class Experiment:
         data = self.load() if data is None else data
         seed_everything(self.seed)
         objective = self.objective(data)
+        if self.start_from is not None:
+            load_weights(objective.backbone, Path(self.start_from) / "weights.safetensors")
         trainer = Trainer(objective, data, self.training_options(), folder, progress)
         history = trainer.fit(resume)
         result = {

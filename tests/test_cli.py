@@ -61,9 +61,51 @@ def test_every_model_trains(model, capsys):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("model", ["FREEDOM", "LightGCN", "VBPR"])
-def test_every_method_trains(model, method):
-    assert main([*TINY, "--model", model, "--method", method, *SHORT]) == 0
+def test_every_method_trains(method):
+    assert main([*TINY, "--model", "VLATTICE", "--method", method, *SHORT]) == 0
+
+
+def test_a_combination_is_what_goes_with_the_backbone(tmp_path):
+    terms = {}
+    for model in ("VBPR", "VLightGCN", "LATTICE", "VLATTICE"):
+        arguments = ["--model", model, "--method", "ibmrec+mg", "--out", str(tmp_path / model)]
+        assert main([*TINY, *arguments, *SHORT]) == 0
+        result = json.loads((tmp_path / model / "result.json").read_text())
+        terms[model] = {name.split("/")[0] for name in result["history"][0]["loss"]}
+    backbone = {"bpr", "regularization"}
+    assert terms == {
+        "VBPR": backbone | {"fib", "second_stage"},
+        "VLightGCN": backbone | {"fib", "second_stage"},
+        "LATTICE": backbone | {"gib"},
+        "VLATTICE": backbone | {"fib", "gib", "second_stage"},
+    }
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = [*TINY, "--model", "VBPR"]
+    assert main([*common, "--out", str(first), *SHORT]) == 0
+    start = ["--method", "amr", "--start-from", str(first), "--seed", "1", "--out", str(second)]
+    frozen = [*SHORT, "train.learning_rate=1e-12"]
+    assert main([*common, *start, *frozen]) == 0
+    one, other = (load_file(folder / "weights.safetensors") for folder in (first, second))
+    for name, weights in one.items():
+        torch.testing.assert_close(other[name], weights)
+    assert json.loads((second / "result.json").read_text())["config"]["start_from"] == str(first)
+    capsys.readouterr()
+    for wrong, message in (
+        (["VBPR", "--start-from", str(tmp_path)], "there are no weights"),
+        (["LightGCN", "--start-from", str(first)], "holds other weights than those of LightGCN"),
+    ):
+        assert main([*TINY, "--model", *wrong, *SHORT]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_options_of_several_methods():
+    options = {"method.fib.weight": "3", "method.gib.weight": "0", "method.temperature": "0.5"}
+    experiment = Experiment("VLATTICE", "planted-tiny", method="gib+fib", options=options)
+    gib, fib = experiment.objective(experiment.load()).methods
+    assert (fib.weight, gib.weight, gib.temperature) == (3.0, 0.0, 0.5)
 
 
 def test_several_seeds_print_mean_and_deviation(tmp_path, capsys):
@@ -117,13 +159,28 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     "arguments, message",
     [
         (["--model", "NGCF"], "there is no model 'NGCF'; there are BM3, BPRMF, FREEDOM"),
-        (["--model", "VBPR", "--method", "amp"], "there is no method 'amp'; there are dvib-a"),
+        (["--model", "VBPR", "--method", "amp"], "there is no method 'amp'; there are amr, dvib-a"),
         (["--model", "VBPR", "--preset", "x"], "there is no preset 'x'; there are mmrec, paper"),
         (
             ["--model", "LightGCN", "--set", "model.layers=3"],
             "there is no option 'model.layers'; there are model.embedding_dim, model.num_layers",
         ),
         (["--model", "LightGCN", "--set", "method.std=1"], "'method.std' without a method"),
+        (
+            ["--model", "VBPR", "--method", "dvib-c", "--set", "method.sd=1"],
+            "there is no option 'method.sd'; there are method.clean_weight, method.compare",
+        ),
+        (
+            ["--model", "VLATTICE", "--method", "ibmrec", "--set", "method.weight=1"],
+            "several methods have an option 'method.weight': say method.fib.weight, "
+            "method.gib.weight",
+        ),
+        (
+            ["--model", "VBPR", "--method", "ibmrec", "--set", "method.gib.weight=1"],
+            "there is no option 'method.gib.weight'; there are method.modalities, method.temp",
+        ),
+        (["--model", "VBPR", "--method", "fib+ibmrec"], "each method goes in once"),
+        (["--model", "LightGCN", "--method", "gib"], "FREEDOM, LATTICE, VLATTICE have one"),
         (["--model", "LightGCN", "--set", "layers=3"], "there is no option 'layers'"),
         (["--model", "LightGCN", "--set", "train.epochs"], "takes SECTION.OPTION=VALUE"),
         (["--model", "LightGCN", "--set", "train.epochs=many"], "'train.epochs' needs an integer"),

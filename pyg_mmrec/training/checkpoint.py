@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -39,6 +39,34 @@ def save_tensors(
     save_file(written, partial, metadata=metadata)
     write_through(partial)
     os.replace(partial, path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Loads a safetensors file of weights into a module.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds other weights than the module's, by name or shape.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights '{path}'")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is no safetensors file ({error})") from error
+    ours = {name: list(x.shape) for name, x in module.state_dict().items()}
+    theirs = {name: list(x.shape) for name, x in tensors.items()}
+    wrong = [
+        f"{name} {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        for name in {**ours, **theirs}
+        if theirs.get(name) != ours.get(name)
+    ]
+    if wrong:
+        raise ValueError(
+            f"'{path}' holds other weights than those of {type(module).__name__}: "
+            f"{'; '.join(wrong[:5])}"
+        )
+    module.load_state_dict(tensors)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -164,9 +164,14 @@ class Trainer:
             self.backbone.num_users,
             self.backbone.num_items,
         )
-        self.optimizer = torch.optim.Adam(
-            parameters, lr=self.options.learning_rate, fused=self.device.type in ("cpu", "cuda")
-        )
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizers = {
+            name: torch.optim.Adam(trained, lr=self.options.learning_rate, fused=fused)
+            for name, trained in (
+                ("adam", parameters), ("second_adam", objective.second_parameters())
+            )
+            if trained
+        }  # fmt: skip
         self.stopping = EarlyStopping(self.options.patience, self.options.decimals)
         # Separate streams: what one of them draws does not depend on the others. A checksum, since
         # a CPU's generator reads 32 bits of its seed and the global one may have the same seed.
@@ -258,20 +263,26 @@ class Trainer:
     def _epoch(self, epoch: int) -> dict[str, Any]:
         start = time.perf_counter()
         options = self.options
-        for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * options.lr_decay ** (
-                epoch / options.lr_decay_epochs
-            )
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * options.lr_decay ** (
+                    epoch / options.lr_decay_epochs
+                )
         self.objective.train()
-        self.optimizer.zero_grad(set_to_none=True)  # an interrupted step leaves its gradients
+        self._zero_grad()  # an interrupted step leaves its gradients
         losses = []
-        for graph, batch in self._batches(epoch):
-            terms = self.objective(graph, batch)
-            values = torch.stack(list(terms.values()))
-            values.sum().backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            losses.append(values.detach())
+        for step, (batch, draw_graph) in enumerate(self._batches(epoch)):
+            first: dict[str, Tensor] = {}
+            for scale in self.objective.gradient_scales(step):
+                graph = draw_graph()
+                terms = self.objective(graph, batch)
+                self._step("adam", terms, scale)
+                first = first or terms
+            second = self.objective.second_stage(graph, batch)
+            if second:
+                self._step("second_adam", second)
+            terms = first | second
+            losses.append(torch.stack(list(terms.values())).detach())
         loss = torch.stack(losses)  # read once per epoch: no step waits for the device
         self._check_finite(loss, list(terms), epoch)
         self._check_finite_weights(epoch)
@@ -291,11 +302,20 @@ class Trainer:
         self.history.epochs.append(record)
         return record
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Graph, Triplets]]:
+    def _step(self, name: str, terms: dict[str, Tensor], scale: float = 1.0) -> None:
+        (scale * torch.stack(list(terms.values())).sum()).backward()
+        self.optimizers[name].step()
+        self._zero_grad()
+
+    def _zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Triplets, Callable[[], Graph]]]:
+        """Batches, each with a function that makes the graph for one computation of the loss."""
+        draw = partial(self.backbone.sample_graph, self.graph, epoch, self.generators["graph"])
         sampling = self.backbone.graph_sampling
         graph = self.graph
-        if sampling == "epoch":
-            graph = self.backbone.sample_graph(graph, epoch, self.generators["graph"])
         triplets = self.sampler.epoch(self.generators["sampler"])
         size = self.options.batch_size
         batches = zip(
@@ -304,12 +324,22 @@ class Trainer:
             triplets.negative.split(size),
             strict=True,
         )
-        for step, batch in enumerate(batches):
-            if sampling == "step":
-                graph = self.backbone.sample_graph(self.graph, epoch, self.generators["graph"])
-            elif sampling == "epoch" and step == 1:  # the first one changed what it is made from
-                graph = graph.detach()
-            yield graph, Triplets(*batch)
+        if sampling == "epoch":
+            # In its first step the graph may carry gradient: computing the loss again, after the
+            # weights have changed, needs the same draw made anew. Later it is a constant.
+            before = self.generators["graph"].get_state()
+            made: list[Graph] = []
+
+            def draw_again() -> Graph:
+                self.generators["graph"].set_state(before)
+                made.append(draw())
+                return made[-1]
+
+            yield Triplets(*next(batches)), draw_again
+            graph = made[0].detach()
+            del made[:]
+        for batch in batches:
+            yield Triplets(*batch), draw if sampling == "step" else lambda: graph
 
     @staticmethod
     def _check_finite(loss: Tensor, names: list[str], epoch: int) -> None:
@@ -353,6 +383,10 @@ class Trainer:
         ]
         return json.loads(json.dumps({**identity, **self._data_identity}))
 
+    @property
+    def _names(self) -> dict[Tensor, str]:
+        return {parameter: name for name, parameter in self.objective.named_parameters()}
+
     @cached_property
     def _data_identity(self) -> dict[str, str]:
         interactions = self.data["user", "interacts", "item"]
@@ -370,9 +404,10 @@ class Trainer:
             return
         tensors = {f"weights/{k}": v for k, v in self.objective.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in self._best.items()}
-        names = [name for name, _ in self.objective.named_parameters()]
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{names[index]}/{k}": v for k, v in slots.items()}
+        for name, optimizer in self.optimizers.items():
+            for parameter, slots in optimizer.state.items():
+                path = f"{name}/{self._names[parameter]}"
+                tensors |= {f"{path}/{k}": v for k, v in slots.items()}
         tensors |= {f"random/{k}": g.get_state() for k, g in self.generators.items()}
         tensors["random/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -409,18 +444,19 @@ class Trainer:
 
         self.objective.load_state_dict(part("weights/"))
         self._best = part("best/")
-        slots: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self.objective.named_parameters()):
-            slot = part(f"adam/{name}/")
-            if slot:  # the fused step reads memory as it lies: moments lie as their parameter does
-                slots[index] = {
-                    key: torch.empty_like(parameter, requires_grad=False).copy_(value)
-                    if value.shape == parameter.shape
-                    else value
-                    for key, value in slot.items()
-                }
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for name, optimizer in self.optimizers.items():
+            groups = optimizer.state_dict()["param_groups"]
+            slots: dict[int, dict[str, Tensor]] = {}
+            for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+                slot = part(f"{name}/{self._names[parameter]}/")
+                if slot:  # the fused step reads memory as it lies: moments lie as their parameter
+                    slots[index] = {
+                        key: torch.empty_like(parameter, requires_grad=False).copy_(value)
+                        if value.shape == parameter.shape
+                        else value
+                        for key, value in slot.items()
+                    }
+            optimizer.load_state_dict({"state": slots, "param_groups": groups})
         for name, generator in self.generators.items():
             generator.set_state(tensors[f"random/{name}"])
         torch.set_rng_state(tensors["random/cpu"])

@@ -66,7 +66,7 @@ def assert_same_run(one: Trainer, other: Trainer) -> None:
     assert one.history.best_epoch == other.history.best_epoch
     states = []
     for trainer in (one, other):
-        adam = trainer.optimizer.state_dict()["state"]
+        adam = trainer.optimizers["adam"].state_dict()["state"]
         state = {f"adam/{i}/{k}": x for i, slots in adam.items() for k, x in slots.items()}
         state |= trainer.objective.state_dict()
         state |= {name: g.get_state() for name, g in trainer.generators.items()}

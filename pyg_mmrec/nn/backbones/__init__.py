@@ -13,7 +13,14 @@ from pyg_mmrec.nn.backbones.lightgcn import LightGCN
 from pyg_mmrec.nn.backbones.mmgcn import MMGCN
 from pyg_mmrec.nn.backbones.most_pop import MostPop
 from pyg_mmrec.nn.backbones.selfcf import SelfCF
-from pyg_mmrec.nn.backbones.stages import EVERY_ROW, GatheredTriplets, Rows, Stages, Triplets
+from pyg_mmrec.nn.backbones.stages import (
+    EVERY_ROW,
+    GatheredTriplets,
+    Rows,
+    SomeRows,
+    Stages,
+    Triplets,
+)
 from pyg_mmrec.nn.backbones.vbpr import VBPR
 from pyg_mmrec.nn.backbones.vlattice import VLATTICE
 from pyg_mmrec.nn.backbones.vlightgcn import VLightGCN
@@ -35,6 +42,7 @@ __all__ = [
     "MostPop",
     "Rows",
     "SelfCF",
+    "SomeRows",
     "Stages",
     "Triplets",
     "VBPR",

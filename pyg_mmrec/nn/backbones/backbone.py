@@ -13,7 +13,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 from typing_extensions import Self
 
-from pyg_mmrec.data import Graph
+from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets
 
 
@@ -60,6 +60,10 @@ class Backbone(nn.Module, ABC):
     graph_sampling: ClassVar[str] = "never"
     #: Whether inner products of :meth:`vectors` are the scores.
     has_vectors: ClassVar[bool] = True
+    #: Whether there is an :meth:`item_graph`.
+    has_item_graph: ClassVar[bool] = False
+    #: Whether users have multimedia vectors, see :meth:`content_vectors`.
+    has_user_content: ClassVar[bool] = False
 
     def __init__(self, num_users: int, num_items: int) -> None:
         super().__init__()
@@ -184,14 +188,19 @@ class Backbone(nn.Module, ABC):
         Raises:
             ValueError: If a batch is given and the backbone is not rowwise.
         """
-        if batch is None:
-            modality = self.project(graph)
-            hidden, context = self.fuse(modality, graph)
-        elif self.rowwise:
-            modality = self.project(graph, batch)
-            hidden, context = self.fuse(modality, graph, batch)  # type: ignore[call-arg]
-        else:
+        if batch is not None and not self.rowwise:
             raise ValueError(f"{type(self).__name__} is not rowwise: it encodes every row")
+        modality = self.project(graph) if batch is None else self.project(graph, batch)
+        return self.forward_from(modality, graph, batch)
+
+    def forward_from(
+        self, modality: dict[str, Tensor], graph: Graph, batch: Triplets | None = None
+    ) -> Stages:
+        """Runs the stages after :meth:`project`, on what it returned for the same arguments."""
+        if batch is None:
+            hidden, context = self.fuse(modality, graph)
+        else:
+            hidden, context = self.fuse(modality, graph, batch)  # type: ignore[call-arg]
         hidden, output, compared = self.encode(hidden, context, graph)
         return Stages(modality, hidden, context, output, compared)
 
@@ -234,8 +243,35 @@ class Backbone(nn.Module, ABC):
         """
         return False
 
+    @property
+    def content_channels(self) -> dict[str, int]:
+        """Number of channels of each modality's :math:`Z^m`, for those that parameters project;
+        raw features that are passed on as they are do not count.
+        """
+        return {}
+
+    def content(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+        """The projected modalities :math:`Z^m` of some items, also where the loss does not read
+        them: of all modalities in :attr:`content_channels`, maybe of others.
+        """
+        return {name: rows.at("item", z) for name, z in self.project(graph).items()}
+
     def content_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the modality projections."""
+        return iter(())
+
+    def item_graph(self, graph: Graph) -> Adjacency:
+        """The item-item graph that items are propagated over: the graph's, if it has one as
+        ``('item', 'similar', 'item')``, else made from it and the present weights.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no item-item graph")
+
+    def content_vectors(self, graph: Graph, rows: Rows = EVERY_ROW) -> tuple[Tensor, Tensor]:
+        """Multimedia vectors of some users and items before any propagation, of the same width."""
+        raise NotImplementedError(f"{type(self).__name__} has no multimedia vectors of users")
+
+    def user_content_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that hold the users' multimedia vectors."""
         return iter(())
 
     def reset_parameters(self) -> None:

@@ -114,7 +114,17 @@ class ContentBackbone(Backbone):
         """Parameters of the projections."""
         return self.projection.parameters()
 
+    @property
+    def content_channels(self) -> dict[str, int]:
+        """Size of each projection."""
+        layers: dict[str, Any] = dict(self.projection.items())
+        return {name: layer.out_features for name, layer in layers.items()}
+
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+        """Projects each modality, see :meth:`content`."""
+        return self.content(graph, rows)
+
+    def content(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects each modality linearly."""
         return {
             name: self.masked(
@@ -124,6 +134,7 @@ class ContentBackbone(Backbone):
                 rows,
             )
             for name in self.modalities
+            if name in self.projection
         }
 
     def require_features(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.transforms import BaseTransform, Compose
 
-from pyg_mmrec.data import Graph
+from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_rate, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
@@ -72,6 +72,7 @@ class FREEDOM(ContentBackbone):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {"train_features": True}}
     graph_sampling = "epoch"
+    has_item_graph = True
 
     def __init__(
         self,
@@ -164,14 +165,18 @@ class FREEDOM(ContentBackbone):
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects the modalities for their own loss, if that has a weight."""
-        return {} if self.reg_weight == 0 else super().project(graph, rows)
+        return {} if self.reg_weight == 0 else self.content(graph, rows)
+
+    def item_graph(self, graph: Graph) -> Adjacency:
+        """The fused item graph."""
+        return graph.weighted_adjacency(SIMILAR, "FuseModalityGraphs")
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Runs the first item-graph layer; the user-item part does not depend on it: context."""
         to_item = graph.weighted_adjacency(INTERACTS, "NormalizeInteractions")
-        similar = graph.weighted_adjacency(SIMILAR, "FuseModalityGraphs")
+        similar = self.item_graph(graph)
         user, item = self.propagation(
             self.user_embedding.weight,
             self.item_embedding.weight,

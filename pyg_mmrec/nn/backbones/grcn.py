@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -149,11 +150,20 @@ class GRCN(ContentBackbone):
         r"""Projects every item to :math:`\mathbf{f}`, also if few are asked for: users attend to
         all of theirs.
         """
+        return self.content(graph)
+
+    def content(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+        r"""Projects items to :math:`\mathbf{f}`."""
+
+        def project(name: str, x: Tensor) -> Tensor:
+            return normalize_rows(F.leaky_relu(self.projection[name](x)))
+
         return {
             name: self.masked(
-                normalize_rows(F.leaky_relu(self.projection[name](self.raw_features(name, graph)))),
+                rows.map("item", partial(project, name), self.raw_features(name, graph)),
                 name,
                 graph,
+                rows,
             )
             for name in self.modalities
         }

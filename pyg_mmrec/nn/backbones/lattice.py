@@ -113,6 +113,7 @@ class LATTICE(ContentBackbone):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {"train_features": True}}
     training_defaults: ClassVar[dict[str, Any]] = {"lr_decay": 0.96, "lr_decay_epochs": 50}
     graph_sampling = "epoch"
+    has_item_graph = True
 
     def __init__(
         self,
@@ -185,8 +186,9 @@ class LATTICE(ContentBackbone):
         return graph.with_interactions(to_item.with_weight(torch.ones_like(to_item.weight)))
 
     def item_graph(self, graph: Graph) -> Adjacency:
-        """Learns the item graph :math:`S` from the present weights."""
-        return self._learned(super().project(graph), graph)
+        """The item graph :math:`S`: the graph's, or learned from the present weights."""
+        similar = graph.adjacency.get(SIMILAR)
+        return self._learned(self.content(graph), graph) if similar is None else similar
 
     def _learned(self, z: dict[str, Tensor], graph: Graph) -> Adjacency:
         learned = [
@@ -204,7 +206,8 @@ class LATTICE(ContentBackbone):
         self, graph: Graph, epoch: int, generator: torch.Generator | None = None
     ) -> Graph:
         """Adds the learned item graph, with its gradient."""
-        return graph.replace(adjacency={**graph.adjacency, SIMILAR: self.item_graph(graph)})
+        learned = self._learned(self.content(graph), graph)
+        return graph.replace(adjacency={**graph.adjacency, SIMILAR: learned})
 
     # Stages --------------------------------------------------------------------------------------
 
@@ -225,7 +228,7 @@ class LATTICE(ContentBackbone):
         """
         if SIMILAR in graph.adjacency and rows is not EVERY_ROW:
             return {}
-        return super().project(graph)
+        return self.content(graph)
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW

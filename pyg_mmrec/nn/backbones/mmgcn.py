@@ -142,9 +142,10 @@ class MMGCN(ContentBackbone):
         draw_as_one_table(self.user_embedding.weight, self.item_embedding.weight)
         for table in self.preference.values():
             nn.init.xavier_normal_(table)
-        for lin in self.projection.values():
-            lin.reset_parameters()
-            nn.init.xavier_normal_(lin.weight)
+        for lin in self.projection.modules():
+            if isinstance(lin, nn.Linear):
+                lin.reset_parameters()
+                nn.init.xavier_normal_(lin.weight)
         for module in self.convs.modules():
             if isinstance(module, MMGCNConv):
                 module.reset_parameters()
@@ -158,15 +159,17 @@ class MMGCN(ContentBackbone):
             for kind in ("user", "item")
         }
 
-    def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+    def content(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         r"""Makes the items' :math:`\mathbf{F}^m`: projected, or the raw features as they are."""
         modality = {}
         for name in self.modalities:
             f = self.raw_features(name, graph)
             if name in self.projection:
-                f = self.projection[name](f)
+                f = rows.map("item", self.projection[name], f)
+            else:
+                f = rows.at("item", f)
             # Raw features may lie column by column, which every later product would copy.
-            modality[name] = self.masked(f, name, graph).contiguous()
+            modality[name] = self.masked(f, name, graph, rows).contiguous()
         return modality
 
     def fuse(

@@ -43,6 +43,29 @@ EVERY_ROW = Rows()
 
 
 @dataclass(frozen=True)
+class SomeRows(Rows):
+    r"""Rows of some users and of some items.
+
+    Args:
+        user (torch.Tensor): User ids, ``[num_user_rows]``.
+        item (torch.Tensor): Item ids, ``[num_item_rows]``.
+    """
+
+    user: Tensor
+    item: Tensor
+
+    def at(self, key: str, tensor: Tensor) -> Tensor:
+        """Rows of these users, or of these items. A scalar has no rows and stays as it is."""
+        if tensor.dim() == 0:
+            return tensor
+        return tensor.index_select(0, self.user if node_type(key) == "user" else self.item)
+
+    def map(self, key: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """The function of these rows."""
+        return function(*(self.at(key, tensor) for tensor in tensors))
+
+
+@dataclass(frozen=True)
 class Triplets(Rows):
     r"""A batch of users, each with an item it interacted with and one it did not.
 
@@ -71,6 +94,14 @@ class Triplets(Rows):
         """Number of rows that :meth:`at` returns."""
         return self.user.numel() * (1 if node_type(key) == "user" else 2)
 
+    def unique_items(self) -> Tensor:
+        """Ids of the batch's items, positive and negative, each once, ascending."""
+        return torch.cat([self.positive, self.negative]).unique()
+
+    def once(self, tensor: Tensor) -> Tensor:
+        """Rows of an item tensor, those of :meth:`unique_items`."""
+        return tensor.index_select(0, self.unique_items())
+
     def map(self, key: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """The batch's rows of a function that treats every row alone; it is computed on these or
         on the whole tables, whichever are fewer rows.
@@ -88,6 +119,12 @@ class GatheredTriplets(Triplets):
         """The tensor as it is."""
         return tensor
 
+    def once(self, tensor: Tensor) -> Tensor:
+        """One of the rows that belong to each of :meth:`unique_items`."""
+        items, inverse = torch.cat([self.positive, self.negative]).unique(return_inverse=True)
+        row = torch.arange(inverse.numel(), device=inverse.device)
+        return tensor.index_select(0, torch.zeros_like(items).scatter_(0, inverse, row))
+
     def map(self, key: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """The function of the tensors as they are."""
         return function(*tensors)
@@ -96,6 +133,10 @@ class GatheredTriplets(Triplets):
     def of(cls, batch: Triplets) -> GatheredTriplets:
         """The same triplets."""
         return cls(batch.user, batch.positive, batch.negative)
+
+    def to_gather(self) -> Triplets:
+        """The same triplets, for stage tensors with every row."""
+        return Triplets(self.user, self.positive, self.negative)
 
 
 @dataclass(frozen=True)
@@ -128,6 +169,7 @@ def add_delta(hidden: Tensor, delta: dict[str, Tensor] | None, site: str) -> Ten
     return hidden if delta is None or site not in delta else hidden + delta[site]
 
 
+register_dataclass(SomeRows)
 register_dataclass(Triplets)
 register_dataclass(GatheredTriplets)
 register_dataclass(Stages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,7 @@ class VBPR(ContentBackbone):
         ValueError: If a number is out of range or features are missing.
     """
 
+    has_user_content = True
     projection: nn.Linear  # type: ignore[assignment]  # one for all modalities
 
     def __init__(
@@ -99,7 +100,12 @@ class VBPR(ContentBackbone):
         """True: nothing is propagated."""
         return True
 
-    def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+    @property
+    def content_channels(self) -> dict[str, int]:
+        """Size of the projection, which the modalities share."""
+        return dict.fromkeys(self.modalities, self.projection.out_features)
+
+    def content(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects each modality with its columns of :math:`W`."""
         columns = self.projection.weight.split([self.in_channels[m] for m in self.fused], dim=1)
         projected = {
@@ -114,13 +120,25 @@ class VBPR(ContentBackbone):
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Adds up the projections."""
-        content = torch.stack(list(modality.values())).sum(0) + self.projection.bias
+        content = self._sum(modality)
         context = {"user/embedding": rows.at("user", self.user_embedding.weight)}
         embedding = rows.at("item", self.item_embedding.weight)
         if self.site == "item":
             return {"item/vector": torch.cat([embedding, content], 1)}, context
         context["item/embedding"] = embedding
         return {"item/content": content}, context
+
+    def _sum(self, modality: dict[str, Tensor]) -> Tensor:
+        return torch.stack(list(modality.values())).sum(0) + self.projection.bias
+
+    def content_vectors(self, graph: Graph, rows: Rows = EVERY_ROW) -> tuple[Tensor, Tensor]:
+        """The users' halves that meet the items' content, and that content."""
+        user = rows.at("user", self.user_embedding.weight[:, self.projection.out_features :])
+        return user, self._sum(self.content(graph, rows))
+
+    def user_content_parameters(self) -> Iterator[nn.Parameter]:
+        """The users' embeddings, of which :meth:`content_vectors` reads one half."""
+        return self.user_embedding.parameters()
 
     def encode(
         self,

@@ -64,6 +64,8 @@ class VLATTICE(VLightGCN):
         graphs are those of the raw features, built once.
     """
 
+    has_item_graph = True
+
     def __init__(
         self,
         num_users: int,
@@ -105,7 +107,10 @@ class VLATTICE(VLightGCN):
         return with_modality_item_graphs(super().graph(data), self.modalities)
 
     def item_graph(self, graph: Graph) -> Adjacency:
-        """Mixes the item graph, normalised, by the present weights."""
+        """The item graph: the graph's, or mixed by the present weights and normalised."""
+        similar = graph.adjacency.get(SIMILAR)
+        if similar is not None:
+            return similar
         parts = {name: graph.adjacency[name, "similar", name] for name in self.modalities}
         return normalized_item_graph(mixed_item_graph(parts, self.modality_logits, graph))
 
@@ -114,8 +119,7 @@ class VLATTICE(VLightGCN):
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Joins IDs and modalities, and takes the graph's item graph, or mixes it."""
         hidden, context = super().fuse(modality, graph)
-        similar = graph.adjacency.get(SIMILAR)
-        context["similar"] = self.item_graph(graph) if similar is None else similar
+        context["similar"] = self.item_graph(graph)
         return hidden, context
 
     def encode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
-from pyg_mmrec.nn.backbones.stages import Stages, Triplets, add_delta
+from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
 from pyg_mmrec.nn.losses import bpr_loss, l2_loss
 from pyg_mmrec.transforms import NormalizeInteractions
@@ -60,6 +60,8 @@ class VLightGCN(ContentBackbone):
         and penalises whole matrices (Eq. 29); here both are over a batch, divided by its size. It
         draws "model embeddings" from a normal distribution; projections here start Xavier uniform.
     """
+
+    has_user_content = True
 
     def __init__(
         self,
@@ -110,6 +112,15 @@ class VLightGCN(ContentBackbone):
         item = torch.cat([self.item_embedding.weight, *modality.values()], 1)
         user = torch.cat([self.user_embedding.weight, self.user_content.weight], 1)
         return {"item/embedding": item}, {"user/embedding": user}
+
+    def content_vectors(self, graph: Graph, rows: Rows = EVERY_ROW) -> tuple[Tensor, Tensor]:
+        """The users' multimedia embeddings and the items' projected modalities."""
+        user = rows.at("user", self.user_content.weight)
+        return user, torch.cat(list(self.content(graph, rows).values()), 1)
+
+    def user_content_parameters(self) -> Iterator[nn.Parameter]:
+        """The users' multimedia embeddings."""
+        return self.user_content.parameters()
 
     def encode(
         self,

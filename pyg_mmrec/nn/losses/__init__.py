@@ -8,6 +8,8 @@ from pyg_mmrec.nn.losses.divergence import (
     softmax_twice_divergence,
 )
 from pyg_mmrec.nn.losses.embedding_norm import EmbLoss, L2Loss, emb_loss, l2_loss
+from pyg_mmrec.nn.losses.hsic import HSICLoss, hsic, median_variance
+from pyg_mmrec.nn.losses.info_nce import InfoNCELoss, info_nce
 from pyg_mmrec.nn.losses.rate import BottleneckRate, NormalKLRate, bottleneck_rate, normal_kl_rate
 
 __all__ = [
@@ -15,14 +17,19 @@ __all__ = [
     "BottleneckRate",
     "DistillationLoss",
     "EmbLoss",
+    "HSICLoss",
+    "InfoNCELoss",
     "L2Loss",
     "NormalKLRate",
     "bottleneck_rate",
     "bpr_loss",
     "emb_loss",
+    "hsic",
+    "info_nce",
     "js_divergence",
     "kl_divergence",
     "l2_loss",
+    "median_variance",
     "normal_kl_rate",
     "softmax_twice_divergence",
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
+
 from torch import Tensor, nn
 
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.backbones import Backbone, Stages, Triplets
+from pyg_mmrec.nn import backbones
+from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, Stages, Triplets
 
 
 class Method(nn.Module):
@@ -13,7 +17,8 @@ class Method(nn.Module):
 
     A subclass overrides what it needs: :meth:`attach` to ask for declared facts of the backbone
     and build what depends on them, :meth:`refine` to change the graph, :meth:`terms` to add to the
-    loss. It never edits the backbone and adds nothing to the backbone's state.
+    loss, :meth:`second_terms` for a loss of its own after it, :meth:`gradient_scales` to step
+    otherwise. It never edits the backbone and adds nothing to the backbone's state.
     """
 
     #: Prefix of the method's loss terms.
@@ -58,3 +63,36 @@ class Method(nn.Module):
         these alone, unless :attr:`reads_all_rows`.
         """
         return {}
+
+    def gradient_scales(self, step: int) -> tuple[float, ...]:
+        """Factors of the gradient in the optimiser steps on one batch, one after the other.
+
+        Args:
+            step (int): Number of the batch in its epoch, from 0.
+        """
+        return (1.0,)
+
+    def second_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """Parameters that the second stage trains, with an optimiser of its own."""
+        return iter(())
+
+    def second_terms(self, backbone: Backbone, graph: Graph, batch: Triplets) -> dict[str, Tensor]:
+        """Loss terms of the second stage, an optimiser step of its own on the same batch."""
+        return {}
+
+    @staticmethod
+    def computed_rows(batch: Triplets) -> Triplets | None:
+        """What to hand to a backbone for the rows that the clean path was run on."""
+        return batch.to_gather() if isinstance(batch, GatheredTriplets) else None
+
+
+def backbones_with(fact: Callable[[type[Backbone]], bool]) -> str:
+    """Names of the library's backbones that declare a fact, for error messages."""
+    return ", ".join(
+        name
+        for name, item in sorted(vars(backbones).items())
+        if isinstance(item, type)
+        and issubclass(item, Backbone)
+        and not inspect.isabstract(item)
+        and fact(item)
+    )

@@ -28,6 +28,20 @@ class Objective(nn.Module):
             objective = Objective(FREEDOM.from_data(data), DVIBa())
             graph = objective.backbone.graph(data)
             loss = sum(objective(graph, batch).values())
+
+        With methods that step otherwise (mirror gradients, a second stage), a training step is
+
+        .. code-block:: python
+
+            for scale in objective.gradient_scales(step):
+                (scale * sum(objective(graph, batch).values())).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            second = objective.second_stage(graph, batch)
+            if second:
+                sum(second.values()).backward()
+                second_optimizer.step()  # of objective.second_parameters()
+                optimizer.zero_grad()
     """
 
     def __init__(self, backbone: Backbone, *methods: Method) -> None:
@@ -35,6 +49,8 @@ class Objective(nn.Module):
         names = [method.name for method in methods]
         if len(set(names)) < len(names):
             raise ValueError(f"each method goes in once (got {names})")
+        if sum(type(m).gradient_scales is not Method.gradient_scales for m in methods) > 1:
+            raise ValueError(f"only one method can scale the gradient (got {names})")
         for method in methods:
             method.attach(backbone)
         self.backbone = backbone
@@ -74,6 +90,44 @@ class Objective(nn.Module):
             and rows < self.backbone.num_users + self.backbone.num_items
             and not any(method.reads_all_rows for method in self.methods)
         )
+
+    def gradient_scales(self, step: int) -> tuple[float, ...]:
+        """Factors of the gradient in the optimiser steps on one batch, one after the other; the
+        loss is computed anew for each.
+
+        Args:
+            step (int): Number of the batch in its epoch, from 0.
+        """
+        for method in self.methods:
+            scales: tuple[float, ...] = method.gradient_scales(step)  # type: ignore[operator]
+            if scales != (1.0,):
+                return scales
+        return (1.0,)
+
+    def second_parameters(self) -> list[nn.Parameter]:
+        """Parameters that a second stage trains, with an optimiser of its own; mostly none."""
+        found = [
+            parameter
+            for method in self.methods
+            for parameter in method.second_parameters(self.backbone)  # type: ignore[operator]
+        ]
+        return list(dict.fromkeys(found))
+
+    def second_stage(self, graph: Graph, batch: Triplets) -> dict[str, Tensor]:
+        """The weighted terms of a second stage's loss, by name; their sum is minimised in an
+        optimiser step of its own, after those on :meth:`forward`.
+
+        Args:
+            graph (Graph): The training graph.
+            batch (Triplets): The batch.
+        """
+        return {
+            f"{method.name}/{name}": value
+            for method in self.methods
+            for name, value in method.second_terms(  # type: ignore[operator]
+                self.backbone, graph, batch
+            ).items()
+        }
 
     def inference_graph(self, graph: Graph) -> Graph:
         """The graph on which the bare backbone ranks."""

@@ -1,0 +1,134 @@
+"""A learned Bernoulli mask over the edges of a graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyg_mmrec.data import Adjacency
+
+
+class BernoulliEdgeMask(nn.Module):
+    r"""Learns which edges matter: keeps each edge with a probability read off its two ends (IBMRec,
+    Eq. 23-26).
+
+    .. math::
+        \rho_{ij} \sim \mathrm{Bernoulli}(w_{ij}), \qquad
+        w_{ij} = \mathrm{sigmoid}(\mathrm{MLP}([\mathbf{h}_i \Vert \mathbf{h}_j]))
+
+    with one hidden layer, ReLU. In training, a binary-concrete relaxation is drawn, with the
+    temperature :math:`t`,
+
+    .. math::
+        \rho_{ij} = \mathrm{sigmoid} \left( \frac{1}{t} \big( \mathrm{logit}(w_{ij}) +
+        \log \epsilon - \log (1 - \epsilon) \big) \right), \qquad \epsilon \sim \mathcal{U}(0, 1)
+
+    (`Maddison et al., 2017 <https://arxiv.org/abs/1611.00712>`_); in evaluation, the mask is its
+    expectation :math:`w_{ij}`. The paper writes no sigmoid around the MLP; a probability needs one.
+
+    Args:
+        in_channels (int): Size of the nodes' vectors :math:`\mathbf{h}`.
+        hidden_channels (int, optional): Size of the hidden layer. (default: 64)
+        temperature (float, optional): :math:`t`. (default: 0.2)
+        straight_through (bool, optional): Whether the mask is rounded to 0 or 1 on the way forward,
+            with the relaxation's gradient. (default: :obj:`False`)
+
+    Shapes:
+        - **input:** vectors :math:`(|\mathcal{V}|, F)`, or a pair :math:`((|\mathcal{V_s}|, F),
+          (|\mathcal{V_t}|, F))` of sources and targets; edges :math:`(2, |\mathcal{E}|)`, or an
+          :class:`~pyg_mmrec.data.Adjacency`
+        - **output:** :math:`(|\mathcal{E}|)`, in (0, 1), in the order of ``edge_index``
+
+    Raises:
+        ValueError: If a size or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> x, edge_index = torch.randn(4, 16), torch.tensor([[0, 1, 2], [1, 2, 3]])
+        >>> edge_mask = BernoulliEdgeMask(16)
+        >>> edge_weight = edge_mask(x, edge_index)  # for any layer that takes edge weights
+        >>> edge_weight.shape
+        torch.Size([3])
+        >>> bool((edge_mask.eval()(x, edge_index) == edge_mask.probability(x, edge_index)).all())
+        True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int = 64,
+        temperature: float = 0.2,
+        straight_through: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("in_channels", in_channels), ("hidden_channels", hidden_channels),
+            ("temperature", temperature),
+        ):  # fmt: skip
+            if not value > 0:
+                raise ValueError(f"'{name}' needs to be positive (got {value})")
+        self.temperature = temperature
+        self.straight_through = straight_through
+        # The first layer of the MLP, in the two parts that meet h_i and h_j.
+        self.lin_target = nn.Linear(in_channels, hidden_channels)
+        self.lin_source = nn.Linear(in_channels, hidden_channels, bias=False)
+        self.lin_out = nn.Linear(hidden_channels, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights, Xavier uniform; biases start at 0."""
+        for lin in (self.lin_target, self.lin_source, self.lin_out):
+            nn.init.xavier_uniform_(lin.weight)
+            if lin.bias is not None:
+                nn.init.zeros_(lin.bias)
+
+    def logit(self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor | Adjacency) -> Tensor:
+        """The MLP's output for every edge, ``[num_edges]``."""
+        source, target = (x, x) if isinstance(x, Tensor) else x
+        if isinstance(edge_index, Adjacency):
+            edge_index = edge_index.edge_index
+        if edge_index.dim() != 2 or edge_index.size(0) != 2:
+            raise ValueError(
+                f"'edge_index' needs shape [2, num_edges] (got {list(edge_index.shape)})"
+            )
+        hidden = self.lin_source(source).index_select(0, edge_index[0])
+        hidden = hidden + self.lin_target(target).index_select(0, edge_index[1])
+        return self.lin_out(hidden.relu_()).squeeze(1)
+
+    def probability(
+        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor | Adjacency
+    ) -> Tensor:
+        """Keep probability of every edge, ``[num_edges]``."""
+        return self.logit(x, edge_index).sigmoid()
+
+    def forward(
+        self,
+        x: Tensor | tuple[Tensor, Tensor],
+        edge_index: Tensor | Adjacency,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws a mask in training, or gives its expectation in evaluation.
+
+        Args:
+            x (torch.Tensor or tuple): Vectors of the nodes, or of sources and targets.
+            edge_index (torch.Tensor or Adjacency): The edges.
+            generator (torch.Generator, optional): Source of randomness. (default: the global one)
+
+        Raises:
+            ValueError: If ``edge_index`` has another shape.
+        """
+        logit = self.logit(x, edge_index)
+        if not self.training:
+            return logit.sigmoid()
+        uniform = torch.empty_like(logit, requires_grad=False)
+        # Away from 0 and 1, where the logarithms are infinite.
+        tiny = torch.finfo(logit.dtype).eps
+        uniform.uniform_(tiny, 1 - tiny, generator=generator)
+        mask = ((logit + uniform.logit()) / self.temperature).sigmoid()
+        if self.straight_through:
+            return mask + (mask.round() - mask).detach()
+        return mask
+
+    def extra_repr(self) -> str:
+        """Options, for ``repr``."""
+        return f"temperature={self.temperature}, straight_through={self.straight_through}"

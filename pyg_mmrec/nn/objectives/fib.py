@@ -1,0 +1,97 @@
+"""The feature bottleneck of IBMRec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pyg_mmrec.data import Graph
+from pyg_mmrec.nn.backbones import Backbone, ContentBackbone, SomeRows, Stages, Triplets
+from pyg_mmrec.nn.backbones.backbone import check_weight
+from pyg_mmrec.nn.losses import HSICLoss
+from pyg_mmrec.nn.objectives.method import Method, backbones_with
+
+
+class FIB(Method):
+    r"""Feature-level information bottleneck of IBMRec ("Less is More: Information Bottleneck
+    Denoised Multimedia Recommendation", Eq. 22).
+
+    .. math::
+        \alpha \sum_m \mathrm{HSIC}(\mathbf{Z}^m_b, \mathbf{x}^m_b)
+
+    is added to the loss: what the projected modalities :math:`\mathbf{Z}^m` keep of the raw
+    features :math:`\mathbf{x}^m` has to pay for itself. :math:`b` are the batch's items, positive
+    and negative, each once; those without a modality have no part in its term. Raw features are
+    the graph's, constant, also where a backbone trains its own copy. Of VBPR, whose modalities
+    share a projection, :math:`\mathbf{Z}^m = \mathbf{W}_m \mathbf{x}^m` with the columns of
+    :math:`m`.
+
+    Args:
+        weight (float, optional): :math:`\alpha`. (default: 1)
+        variance (float, optional): :math:`\sigma^2` of the kernels, or :obj:`None` for the median
+            heuristic. (default: 0.2)
+        unbiased (bool, optional): The unbiased estimator of :func:`~pyg_mmrec.nn.losses.hsic`.
+            (default: :obj:`False`)
+        modalities (list[str], optional): Modalities to take part. (default: all in use)
+
+    Raises:
+        ValueError: If an option is out of range; from :class:`Objective`, if the backbone does not
+            project a modality.
+    """
+
+    name = "fib"
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        variance: float | None = 0.2,
+        unbiased: bool = False,
+        modalities: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        check_weight("weight", weight)
+        self.weight = weight
+        self.hsic = HSICLoss(variance, unbiased=unbiased)
+        self.modalities = None if modalities is None else list(modalities)
+
+    def attach(self, backbone: Backbone) -> None:
+        """Needs projected modalities."""
+        projected = backbone.content_channels
+        if not projected:
+            raise ValueError(
+                f"FIB narrows the projections of modalities, and {type(backbone).__name__} has "
+                f"none (its 'content_channels' are empty); "
+                f"{backbones_with(lambda item: issubclass(item, ContentBackbone))} have some"
+            )
+        if self.modalities is None:
+            self.modalities = list(getattr(backbone, "modalities", projected))
+        raw = [name for name in self.modalities if name not in projected]
+        if raw:
+            raise ValueError(
+                f"FIB narrows the projections of modalities, and {type(backbone).__name__} does "
+                f"not project {raw}: name those to take part in 'modalities', of "
+                f"{list(projected)}, or have the backbone project the others"
+            )
+
+    def terms(
+        self,
+        backbone: Backbone,
+        graph: Graph,
+        stages: Stages,
+        batch: Triplets,
+        clean: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Dependence of each modality's projection on its raw features."""
+        items = batch.unique_items()
+        z = backbone.content(graph, SomeRows(batch.user, items))
+        terms = {}
+        for name in self.modalities or ():
+            own, x = z[name], graph.x[name].index_select(0, items)
+            if name in graph.mask:
+                present = graph.mask[name].index_select(0, items)
+                own, x = own[present], x[present]
+            few = own.size(0) < (4 if self.hsic.unbiased else 2)
+            value = own.new_zeros(()) if few else self.hsic(own, x)
+            terms[name] = self.weight * value
+        return terms
