@@ -98,9 +98,9 @@ class Triplets(Rows):
         """Ids of the batch's items, positive and negative, each once, ascending."""
         return torch.cat([self.positive, self.negative]).unique()
 
-    def once(self, tensor: Tensor) -> Tensor:
-        """Rows of an item tensor, those of :meth:`unique_items`."""
-        return tensor.index_select(0, self.unique_items())
+    def unique_item_rows(self) -> Tensor:
+        """Where each of :meth:`unique_items` stands in the stage tensors of items."""
+        return self.unique_items()
 
     def map(self, key: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """The batch's rows of a function that treats every row alone; it is computed on these or
@@ -119,11 +119,11 @@ class GatheredTriplets(Triplets):
         """The tensor as it is."""
         return tensor
 
-    def once(self, tensor: Tensor) -> Tensor:
-        """One of the rows that belong to each of :meth:`unique_items`."""
+    def unique_item_rows(self) -> Tensor:
+        """One of the rows of each of :meth:`unique_items`."""
         items, inverse = torch.cat([self.positive, self.negative]).unique(return_inverse=True)
         row = torch.arange(inverse.numel(), device=inverse.device)
-        return tensor.index_select(0, torch.zeros_like(items).scatter_(0, inverse, row))
+        return torch.zeros_like(items).scatter_(0, inverse, row)
 
     def map(self, key: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """The function of the tensors as they are."""

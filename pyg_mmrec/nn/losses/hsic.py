@@ -41,25 +41,26 @@ class _HSIC(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
-        n = x.size(0)
+        # A tensor: under torch.compile the number of rows may be one, such as of unique items.
+        n = x.new_full((), x.size(0))
         k_x, k_y = _kernel(x), _kernel(y)
         if unbiased:
             k_x.fill_diagonal_(0.0), k_y.fill_diagonal_(0.0)
-            factors = (1 / (n * (n - 3)), 2 / (n - 2), 1 / ((n - 1) * (n - 2)))
+            c, a, b = 1 / (n * (n - 3)), 2 / (n - 2), 1 / ((n - 1) * (n - 2))
         else:
-            factors = (1 / (n - 1) ** 2, 2 / n, 1 / n**2)
+            c, a, b = 1 / (n - 1).square(), 2 / n, 1 / n.square()
+        enough = n >= (4 if unbiased else 2)
+        factors = tuple(torch.where(enough, factor, 0.0) for factor in (c, a, b))
         c, a, b = factors
         x_rows, y_rows = k_x.sum(1), k_y.sum(1)
-        ctx.save_for_backward(x, y, k_x, k_y, x_rows, y_rows)
-        ctx.factors = factors
+        ctx.save_for_backward(x, y, k_x, k_y, x_rows, y_rows, *factors)
         value = torch.dot(k_x.view(-1), k_y.view(-1)) - a * torch.dot(x_rows, y_rows)
         return c * (value + b * x_rows.sum() * y_rows.sum())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, y, k_x, k_y, x_rows, y_rows = ctx.saved_tensors
-        c, a, b = ctx.factors
+        x, y, k_x, k_y, x_rows, y_rows, c, a, b = ctx.saved_tensors
         grads: list[Tensor | None] = []
         for position, (z, own, other, rows) in enumerate(
             ((x, k_x, k_y, y_rows), (y, k_y, k_x, x_rows))
@@ -110,11 +111,10 @@ def hsic(
         unbiased (bool, optional): The unbiased estimator. (default: :obj:`False`)
 
     Returns:
-        torch.Tensor: A scalar.
+        torch.Tensor: A scalar; 0 of fewer than 2 rows, 4 for the unbiased form.
 
     Raises:
-        ValueError: If the rows do not pair up, there are fewer than 2 (4 for the unbiased form), or
-            the variance is not positive.
+        ValueError: If the rows do not pair up, or the variance is not positive.
 
     Example:
         >>> import torch
@@ -128,8 +128,6 @@ def hsic(
             f"'x' and 'y' need shapes [n, channels] with the same n (got {list(x.shape)} and "
             f"{list(y.shape)})"
         )
-    if x.size(0) < (4 if unbiased else 2):
-        raise ValueError(f"HSIC needs {4 if unbiased else 2} rows or more (got {x.size(0)})")
     _check_variance(variance)
     scaled = []
     for z in (x, y):

@@ -89,9 +89,7 @@ class FIB(Method):
         for name in self.modalities or ():
             own, x = z[name], graph.x[name].index_select(0, items)
             if name in graph.mask:
-                present = graph.mask[name].index_select(0, items)
-                own, x = own[present], x[present]
-            few = own.size(0) < (4 if self.hsic.unbiased else 2)
-            value = own.new_zeros(()) if few else self.hsic(own, x)
-            terms[name] = self.weight * value
+                present = graph.mask[name].index_select(0, items).nonzero().squeeze(1)
+                own, x = own.index_select(0, present), x.index_select(0, present)
+            terms[name] = self.weight * self.hsic(own, x)
         return terms

@@ -31,9 +31,10 @@ def mask_item_graph(adjacency: Adjacency, mask: Tensor) -> Adjacency:
     before, after = (
         w.new_zeros(adjacency.size[1]).index_add(0, target, w) for w in (adjacency.weight, weight)
     )
-    # Where nothing was, or is left, or the sign has changed, there is no scale to restore.
-    ratio = before / after.masked_fill(after == 0, 1.0)
-    scale = ratio.masked_fill((ratio <= 0) | (after == 0), 1.0).sqrt()
+    # Where nothing was, or is left, or the sign has changed, there is no scale to restore; where
+    # next to nothing is left, the scale has a limit, or its gradient would overflow.
+    share = after / before.masked_fill(before == 0, 1.0)
+    scale = share.masked_fill((share <= 0) | (before == 0), 1.0).clamp(min=1e-6).rsqrt()
     return adjacency.with_weight(
         weight * scale.index_select(0, target) * scale.index_select(0, source)
     )
@@ -149,10 +150,9 @@ class GIB(Method):
         if self.weight == 0:
             return {}
         full = graph.replace(adjacency={**graph.adjacency, SIMILAR: graph.adjacency[UNMASKED]})
+        rows = batch.unique_item_rows()
         masked, unmasked = (
-            batch.once(backbone.vectors(x)[1])
+            backbone.vectors(x)[1].index_select(0, rows)
             for x in (stages, backbone(full, self.computed_rows(batch)))
         )
-        few = masked.size(0) < (4 if self.hsic.unbiased else 2)
-        value = masked.new_zeros(()) if few else self.hsic(masked, unmasked)
-        return {"hsic": self.weight * value}
+        return {"hsic": self.weight * self.hsic(masked, unmasked)}
