@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from pyg_mmrec.experiment import Experiment
-from pyg_mmrec.training.checkpoint import read_json, write_json
+from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
 
 HERE = Path(__file__).resolve().parent
 if str(HERE) in sys.path:
@@ -165,6 +166,11 @@ def run_one(
         "epochs": len(result["history"]),
         f"validation {metric}": [epoch["validation"][metric] for epoch in result["history"]],
     }
+    of_users = work / name / "users.safetensors"
+    if of_users.exists():
+        values = load_file(of_users)
+        kept = {key: values[key].half() for key in ("recall@20", "ndcg@20")}
+        save_tensors(file.with_suffix(".safetensors"), {"user": values["user"].int(), **kept})
     write_json(file, result)
     return result
 

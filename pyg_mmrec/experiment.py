@@ -202,8 +202,8 @@ class Experiment:
 
         Args:
             out (pathlib.Path, optional): Folder for ``result.json``, ``weights.safetensors``,
-                ``vectors.safetensors`` and, while training, the checkpoint. (default: none is
-                written)
+                ``vectors.safetensors``, ``users.safetensors`` with the test metrics of every user,
+                and, while training, the checkpoint. (default: none is written)
             resume (bool, optional): Goes on with the folder's interrupted run, or returns its
                 result if it is finished. (default: :obj:`False`)
             progress (bool, optional): Shows a progress bar. (default: :obj:`True`)
@@ -230,6 +230,8 @@ class Experiment:
             load_weights(objective.backbone, Path(self.start_from) / "weights.safetensors")
         trainer = Trainer(objective, data, self.training_options(), folder, progress)
         history = trainer.fit(resume)
+        ranking = trainer.ranking("test")
+        test, of_users = ranking(trainer.scorer(), per_user=True)
         result = {
             "config": self.config(),
             "versions": versions(),
@@ -237,16 +239,14 @@ class Experiment:
             "history": history.epochs,
             "best_epoch": history.best_epoch,
             "seconds_per_epoch": history.seconds_per_epoch(),
-            "metrics": {
-                "validation": trainer.evaluate("val"),
-                "test": trainer.evaluate("test"),
-            },
+            "metrics": {"validation": trainer.evaluate("val"), "test": test},
         }
         if folder is not None:
             save_tensors(folder / "weights.safetensors", objective.backbone.state_dict())
             if objective.backbone.has_vectors:
                 user, item = trainer.vectors()
                 save_tensors(folder / "vectors.safetensors", {"user": user, "item": item})
+            save_tensors(folder / "users.safetensors", {"user": ranking.users, **of_users})
             write_json(folder / "result.json", result)  # last: it says that the run is finished
         return result
 

@@ -43,6 +43,11 @@ def test_train_writes_what_it_says(tmp_path, capsys):
     best = result["history"][result["best_epoch"]]["validation"]
     assert best == pytest.approx(result["metrics"]["validation"])
 
+    of_users = load_file(out / "users.safetensors")
+    for name in ("recall@20", "ndcg@5"):
+        mean = of_users[name].double().mean().item()
+        assert mean == pytest.approx(result["metrics"]["test"][name])
+    assert of_users["user"].shape == of_users["recall@20"].shape
     vectors = load_file(out / "vectors.safetensors")
     weights = load_file(out / "weights.safetensors")
     experiment = Experiment("FREEDOM", "planted-tiny", options={"model.k": "4"})

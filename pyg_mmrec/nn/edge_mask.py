@@ -37,7 +37,7 @@ class BernoulliEdgeMask(nn.Module):
         - **input:** vectors :math:`(|\mathcal{V}|, F)`, or a pair :math:`((|\mathcal{V_s}|, F),
           (|\mathcal{V_t}|, F))` of sources and targets; edges :math:`(2, |\mathcal{E}|)`, or an
           :class:`~pyg_mmrec.data.Adjacency`
-        - **output:** :math:`(|\mathcal{E}|)`, in (0, 1), in the order of ``edge_index``
+        - **output:** :math:`(|\mathcal{E}|)`, in [0, 1], in the order of ``edge_index``
 
     Raises:
         ValueError: If a size or the temperature is not positive.
@@ -83,7 +83,11 @@ class BernoulliEdgeMask(nn.Module):
                 nn.init.zeros_(lin.bias)
 
     def logit(self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor | Adjacency) -> Tensor:
-        """The MLP's output for every edge, ``[num_edges]``."""
+        """The MLP's output for every edge, ``[num_edges]``.
+
+        Raises:
+            ValueError: If ``edge_index`` has another shape than ``[2, num_edges]``.
+        """
         source, target = (x, x) if isinstance(x, Tensor) else x
         if isinstance(edge_index, Adjacency):
             edge_index = edge_index.edge_index

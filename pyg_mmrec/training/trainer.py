@@ -235,10 +235,11 @@ class Trainer:
         Args:
             split (str, optional): :obj:`"val"` or :obj:`"test"`. (default: :obj:`"test"`)
         """
-        evaluator = self.validation
-        if split != "val":
-            evaluator = FullRanking.from_hetero(self.data, split)
-        return evaluator(self.scorer())
+        return self.ranking(split)(self.scorer())
+
+    def ranking(self, split: Literal["val", "test"] = "test") -> FullRanking:
+        """The evaluator of a split, for instance to measure :meth:`scorer` user by user."""
+        return self.validation if split == "val" else FullRanking.from_hetero(self.data, split)
 
     @torch.no_grad()
     def vectors(self) -> tuple[Tensor, Tensor]:

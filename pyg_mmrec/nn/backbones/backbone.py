@@ -263,11 +263,18 @@ class Backbone(nn.Module, ABC):
     def item_graph(self, graph: Graph) -> Adjacency:
         """The item-item graph that items are propagated over: the graph's, if it has one as
         ``('item', 'similar', 'item')``, else made from it and the present weights.
+
+        Raises:
+            NotImplementedError: If :attr:`has_item_graph` is false.
         """
         raise NotImplementedError(f"{type(self).__name__} has no item-item graph")
 
     def content_vectors(self, graph: Graph, rows: Rows = EVERY_ROW) -> tuple[Tensor, Tensor]:
-        """Multimedia vectors of some users and items before any propagation, of the same width."""
+        """Multimedia vectors of some users and items before any propagation, of the same width.
+
+        Raises:
+            NotImplementedError: If :attr:`has_user_content` is false.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no multimedia vectors of users")
 
     def user_content_parameters(self) -> Iterator[nn.Parameter]:

@@ -14,7 +14,7 @@ from pyg_mmrec.nn.functional import normalize_rows
 def median_variance(x: Tensor) -> Tensor:
     r"""The median heuristic: half of the median squared distance between two rows,
     :math:`\sigma^2 = \frac{1}{2} \mathrm{median}_{i < j} \lVert \mathbf{x}_i - \mathbf{x}_j
-    \rVert^2`, without gradient. Where it is 0, more than half of the pairs being equal: 1.
+    \rVert^2`, without gradient. Where it is 0, half or more of the pairs being equal: 1.
 
     Args:
         x (torch.Tensor): Vectors ``[n, channels]``, two or more.
@@ -26,10 +26,10 @@ def median_variance(x: Tensor) -> Tensor:
     return torch.where(variance > 0, variance, torch.ones_like(variance))
 
 
-def _kernel(x: Tensor) -> Tensor:
-    """RBF kernel of variance 1 between all rows, ``[n, n]``."""
-    half = x.square().sum(1) / 2
-    kernel = torch.addmm(half[:, None], x, x.t(), beta=-1).sub_(half)
+def _kernel(x: Tensor, variance: Tensor | float) -> Tensor:
+    """RBF kernel between all rows, ``[n, n]``."""
+    half = torch.linalg.vector_norm(x, dim=1).square() / 2
+    kernel = torch.addmm(half[:, None], x, x.t(), beta=-1).sub_(half).div_(variance)
     return kernel.clamp_(max=0.0).exp_()
 
 
@@ -40,10 +40,12 @@ class _HSIC(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, variances: tuple[Tensor | float, ...], unbiased: bool
+    ) -> Tensor:
         # A tensor: under torch.compile the number of rows may be one, such as of unique items.
         n = x.new_full((), x.size(0))
-        k_x, k_y = _kernel(x), _kernel(y)
+        k_x, k_y = _kernel(x, variances[0]), _kernel(y, variances[1])
         if unbiased:
             k_x.fill_diagonal_(0.0), k_y.fill_diagonal_(0.0)
             c, a, b = 1 / (n * (n - 3)), 2 / (n - 2), 1 / ((n - 1) * (n - 2))
@@ -53,13 +55,14 @@ class _HSIC(torch.autograd.Function):
         factors = tuple(torch.where(enough, factor, 0.0) for factor in (c, a, b))
         c, a, b = factors
         x_rows, y_rows = k_x.sum(1), k_y.sum(1)
+        ctx.variances = variances
         ctx.save_for_backward(x, y, k_x, k_y, x_rows, y_rows, *factors)
         value = torch.dot(k_x.view(-1), k_y.view(-1)) - a * torch.dot(x_rows, y_rows)
         return c * (value + b * x_rows.sum() * y_rows.sum())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, k_x, k_y, x_rows, y_rows, c, a, b = ctx.saved_tensors
         grads: list[Tensor | None] = []
         for position, (z, own, other, rows) in enumerate(
@@ -72,10 +75,11 @@ class _HSIC(torch.autograd.Function):
             half = a / 2 * rows
             pull = (other - (half - b * rows.sum() / 2)[:, None]).sub_(half - b * rows.sum() / 2)
             pull.mul_(own)
-            # d log K_ij / d x_i = x_j - x_i
+            # d log K_ij / d x_i = (x_j - x_i) / variance
             grads.append(torch.addcmul(pull @ z, pull.sum(1, keepdim=True), z, value=-1))
-            grads[-1].mul_(2 * c * grad)  # type: ignore[union-attr]
-        return grads[0], grads[1], None
+            grads[-1].mul_(2 * c * grad / ctx.variances[position])  # type: ignore[union-attr]
+            del pull  # before the other side's is made
+        return grads[0], grads[1], None, None
 
 
 def hsic(
@@ -129,13 +133,10 @@ def hsic(
             f"{list(y.shape)})"
         )
     _check_variance(variance)
-    scaled = []
-    for z in (x, y):
-        if normalize:
-            z = normalize_rows(z)
-        scale = median_variance(z).sqrt() if variance is None else variance**0.5
-        scaled.append(z / scale)
-    return _HSIC.apply(*scaled, unbiased)
+    if normalize:
+        x, y = normalize_rows(x), normalize_rows(y)
+    variances = tuple(median_variance(z) if variance is None else variance for z in (x, y))
+    return _HSIC.apply(x, y, variances, unbiased)
 
 
 def _check_variance(variance: float | None) -> None:

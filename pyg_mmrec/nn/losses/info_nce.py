@@ -53,7 +53,7 @@ def info_nce(x: Tensor, y: Tensor, index: Tensor | None = None, temperature: flo
             f"(got {list(index.shape)})"
         )
     logits = normalize_rows(x) @ normalize_rows(y).t() / temperature
-    return nn.functional.cross_entropy(logits, index)
+    return -logits.log_softmax(1).gather(1, index[:, None]).mean()
 
 
 def _check_temperature(temperature: float) -> None:

@@ -67,6 +67,13 @@ class AMR(Method):
         self.kind = kind
         self.on = on
 
+    @property
+    def reads_all_rows(self) -> bool:
+        r"""True on projections: gathered for a batch, an item that stands there twice would have
+        two rows of :math:`\Delta`.
+        """
+        return self.on == "projections"
+
     def attach(self, backbone: Backbone) -> None:
         """Needs features that the loss reads."""
         if not backbone.content_channels:
@@ -93,8 +100,7 @@ class AMR(Method):
         if self.on == "features":
             given = {name: graph.x[name] for name in self._modalities(backbone, graph)}
         else:
-            rows = self.computed_rows(batch)
-            given = backbone.project(graph) if rows is None else backbone.project(graph, rows)
+            given = backbone.project(graph)
         delta = self._delta(backbone, graph, batch, given)
         loss = self._loss(backbone, graph, batch, {k: x + delta[k] for k, x in given.items()})
         return {"adversarial": self.adversarial_weight * loss}
@@ -111,7 +117,7 @@ class AMR(Method):
         if self.on == "features":
             stages = backbone(graph.replace(x={**graph.x, **given}), self.computed_rows(batch))
         else:
-            stages = backbone.forward_from(given, graph, self.computed_rows(batch))
+            stages = backbone.forward_from(given, graph)
         return torch.stack(list(backbone.loss(stages, batch).values())).sum()
 
     def _delta(

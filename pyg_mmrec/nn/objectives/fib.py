@@ -54,6 +54,7 @@ class FIB(Method):
         self.weight = weight
         self.hsic = HSICLoss(variance, unbiased=unbiased)
         self.modalities = None if modalities is None else list(modalities)
+        self._names: list[str] = []  # those of the backbone, without a choice
 
     def attach(self, backbone: Backbone) -> None:
         """Needs projected modalities."""
@@ -64,9 +65,8 @@ class FIB(Method):
                 f"none (its 'content_channels' are empty); "
                 f"{backbones_with(lambda item: issubclass(item, ContentBackbone))} have some"
             )
-        if self.modalities is None:
-            self.modalities = list(getattr(backbone, "modalities", projected))
-        raw = [name for name in self.modalities if name not in projected]
+        self._names = self.modalities or list(getattr(backbone, "modalities", projected))
+        raw = [name for name in self._names if name not in projected]
         if raw:
             raise ValueError(
                 f"FIB narrows the projections of modalities, and {type(backbone).__name__} does "
@@ -86,7 +86,7 @@ class FIB(Method):
         items = batch.unique_items()
         z = backbone.content(graph, SomeRows(batch.user, items))
         terms = {}
-        for name in self.modalities or ():
+        for name in self._names:
             own, x = z[name], graph.x[name].index_select(0, items)
             if name in graph.mask:
                 present = graph.mask[name].index_select(0, items).nonzero().squeeze(1)

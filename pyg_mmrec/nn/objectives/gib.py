@@ -20,7 +20,9 @@ UNMASKED = ("item", "unmasked", "item")
 def mask_item_graph(adjacency: Adjacency, mask: Tensor) -> Adjacency:
     r"""Multiplies the weights of an item graph with a mask, and restores their scale:
     :math:`S_{ij} \rho_{ij} \sqrt{r_i / r'_i \cdot r_j / r'_j}` with the row sums :math:`r` before
-    and :math:`r'` after. A mask of ones changes nothing.
+    and :math:`r'` after. A mask of ones changes nothing. A row of which less than a hundredth is
+    left is scaled as if it were a hundredth: without a limit, an edge from it into another row
+    could outweigh all others there.
 
     Args:
         adjacency (Adjacency): The item graph.
@@ -31,10 +33,9 @@ def mask_item_graph(adjacency: Adjacency, mask: Tensor) -> Adjacency:
     before, after = (
         w.new_zeros(adjacency.size[1]).index_add(0, target, w) for w in (adjacency.weight, weight)
     )
-    # Where nothing was, or is left, or the sign has changed, there is no scale to restore; where
-    # next to nothing is left, the scale has a limit, or its gradient would overflow.
+    # Where nothing was, or is left, or the sign has changed, there is no scale to restore.
     share = after / before.masked_fill(before == 0, 1.0)
-    scale = share.masked_fill((share <= 0) | (before == 0), 1.0).clamp(min=1e-6).rsqrt()
+    scale = share.masked_fill((share <= 0) | (before == 0), 1.0).clamp(min=0.01).rsqrt()
     return adjacency.with_weight(
         weight * scale.index_select(0, target) * scale.index_select(0, source)
     )
@@ -90,7 +91,8 @@ class GIB(Method):
     ) -> None:
         super().__init__()
         check_weight("weight", weight)
-        BernoulliEdgeMask(1, hidden_channels or 1, temperature)  # refuses what is out of range now
+        # Refuses what is out of range now.
+        BernoulliEdgeMask(1, 1 if hidden_channels is None else hidden_channels, temperature)
         self.weight = weight
         self.hsic = HSICLoss(variance, unbiased=unbiased)
         self.hidden_channels = hidden_channels
