@@ -17,7 +17,7 @@ import numpy.typing as npt
 from run import HERE, Config
 from safetensors.numpy import load_file
 from scipy.stats import ttest_rel
-from tabulate import read_results
+from tabulate import read_results, tabulate
 
 from pyg_mmrec.experiment import mean_and_std
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     base, *others = [Config.read(path) for path in arguments.configs]
-    print(f"| {' | '.join(HEADER)} |\n| {' | '.join(['---'] * len(HEADER))} |")
+    lines = []
     for metric in arguments.metric:
         ours = {
             config: [run["metrics"]["test"][metric] for run in read_results(config, path)[1]]
@@ -71,7 +71,8 @@ def main() -> None:
             cells += (
                 ["", ""] if p is None else [f"{100 * (mean / reference - 1):+.1f} %", f"{p:.2g}"]
             )
-            print(f"| {' | '.join(cells)} |")
+            lines.append(cells)
+    print(tabulate(lines, HEADER))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,25 @@ def rows(config: Config, results: Path) -> list[list[str]]:
     return table
 
 
+def tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    """A Markdown table.
+
+    It has the name and arguments that torch expects of a module called ``tabulate``, which it takes
+    this file for when a benchmark that compiles something ends.
+    """
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
-    lines = [HEADER, ["---"] * len(HEADER)]
-    for path in arguments.configs:
-        lines += rows(Config.read(path), arguments.results)
-    for line in lines:
-        print(f"| {' | '.join(line)} |")
+    lines = [
+        row for path in arguments.configs for row in rows(Config.read(path), arguments.results)
+    ]
+    print(tabulate(lines, HEADER))
     notes = {Config.read(path).content.get("note") for path in arguments.configs} - {None}
     for note in sorted(map(str, notes)):
         print(f"\n{note}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from pyg_mmrec.nn.functional import normalize_rows
 
@@ -26,60 +26,97 @@ def median_variance(x: Tensor) -> Tensor:
     return torch.where(variance > 0, variance, torch.ones_like(variance))
 
 
-def _kernel(x: Tensor, variance: Tensor | float) -> Tensor:
-    """RBF kernel between all rows, ``[n, n]``."""
-    half = torch.linalg.vector_norm(x, dim=1).square() / 2
-    kernel = torch.addmm(half[:, None], x, x.t(), beta=-1).sub_(half).div_(variance)
-    return kernel.clamp_(max=0.0).exp_()
-
-
-class _HSIC(torch.autograd.Function):
-    r""":math:`c \, (\sum_{ij} K_{ij} L_{ij} - a \sum_i k_i l_i + b \, k l)` of two RBF kernels with
-    row sums :math:`k_i`, :math:`l_i` and totals :math:`k`, :math:`l`: both estimators have this
-    form. With its gradient in closed form; three ``[n, n]`` tensors live at a time.
+def _blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """The upper half of an ``[n, n]`` matrix in blocks that stay in a CPU's cache: rows, columns,
+    and where the block lies in ``[n * n]`` numbers.
     """
+    n, end = x.size(0), 0
+    size = 384 if x.device.type == "cpu" else max(n, 1)
+    for i in range(0, n, size):
+        for j in range(i, n, size):
+            rows, columns = slice(i, min(i + size, n)), slice(j, min(j + size, n))
+            begin, end = end, end + (rows.stop - i) * (columns.stop - j)
+            yield rows, columns, slice(begin, end)
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, variances: tuple[Tensor | float, ...], unbiased: bool
-    ) -> Tensor:
-        # A tensor: under torch.compile the number of rows may be one, such as of unique items.
-        n = x.new_full((), x.size(0))
-        k_x, k_y = _kernel(x, variances[0]), _kernel(y, variances[1])
-        if unbiased:
-            k_x.fill_diagonal_(0.0), k_y.fill_diagonal_(0.0)
-            c, a, b = 1 / (n * (n - 3)), 2 / (n - 2), 1 / ((n - 1) * (n - 2))
-        else:
-            c, a, b = 1 / (n - 1).square(), 2 / n, 1 / n.square()
-        enough = n >= (4 if unbiased else 2)
-        factors = tuple(torch.where(enough, factor, 0.0) for factor in (c, a, b))
-        c, a, b = factors
-        x_rows, y_rows = k_x.sum(1), k_y.sum(1)
-        ctx.variances = variances
-        ctx.save_for_backward(x, y, k_x, k_y, x_rows, y_rows, *factors)
-        value = torch.dot(k_x.view(-1), k_y.view(-1)) - a * torch.dot(x_rows, y_rows)
-        return c * (value + b * x_rows.sum() * y_rows.sum())
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, k_x, k_y, x_rows, y_rows, c, a, b = ctx.saved_tensors
-        grads: list[Tensor | None] = []
-        for position, (z, own, other, rows) in enumerate(
-            ((x, k_x, k_y, y_rows), (y, k_y, k_x, x_rows))
-        ):
-            if not ctx.needs_input_grad[position]:
-                grads.append(None)
-                continue
-            # d value / d K, times K; the diagonal has no part: x_i - x_i is 0 whatever x_i is
-            half = a / 2 * rows
-            pull = (other - (half - b * rows.sum() / 2)[:, None]).sub_(half - b * rows.sum() / 2)
-            pull.mul_(own)
-            # d log K_ij / d x_i = (x_j - x_i) / variance
-            grads.append(torch.addcmul(pull @ z, pull.sum(1, keepdim=True), z, value=-1))
-            grads[-1].mul_(2 * c * grad / ctx.variances[position])  # type: ignore[union-attr]
-            del pull  # before the other side's is made
-        return grads[0], grads[1], None, None
+@torch.library.custom_op("pyg_mmrec::kernel_sums", mutates_args=())
+def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r"""Of the RBF kernels of variance 1 of ``x`` and of ``y``: :math:`\sum_{ij} K_{ij} L_{ij}`, the
+    row sums of both, and the blocks of both kernels.
+    """
+    n = x.size(0)
+    kernels, rows, sides = [], [], []
+    for z in (x, y):
+        half = z.square().sum(1, keepdim=True) / 2
+        ones = torch.ones_like(half)
+        # exp(z_i z_j - |z_i|^2 / 2 - |z_j|^2 / 2) as one product
+        sides.append((torch.cat([z, half, ones], 1), torch.cat([z, -ones, -half], 1).t()))
+        kernels.append(z.new_empty(n * n))
+        rows.append(z.new_zeros(n))
+    total = x.new_zeros(())
+    for i, j, where in _blocks(x):
+        for kernel, row, (left, right) in zip(kernels, rows, sides, strict=True):
+            block = kernel[where].view(i.stop - i.start, j.stop - j.start)
+            torch.mm(left[i], right[:, j], out=block).clamp_(max=0.0).exp_()
+            row[i] += block.sum(1)
+            if i != j:
+                row[j] += block.sum(0)
+        total += torch.dot(kernels[0][where], kernels[1][where]) * (1 if i == j else 2)
+    return total, rows[0], rows[1], kernels[0], kernels[1]
+
+
+@_kernel_sums.register_fake
+def _(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n = x.size(0)
+    vectors, matrices = (x.new_empty(n), x.new_empty(n)), (x.new_empty(n * n), x.new_empty(n * n))
+    return x.new_empty(()), *vectors, *matrices
+
+
+@torch.library.custom_op("pyg_mmrec::kernel_sums_backward", mutates_args=())
+def _kernel_sums_backward(
+    x: Tensor, own: Tensor, other: Tensor, grad_total: Tensor, grad_rows: Tensor
+) -> Tensor:
+    r""":math:`\sum_j P_{ij} (\mathbf{x}_j - \mathbf{x}_i)` with the symmetric :math:`P_{ij} =
+    K_{ij} (2 g L_{ij} + g_i + g_j)`, since :math:`\partial \log K_{ij} / \partial \mathbf{x}_i =
+    \mathbf{x}_j - \mathbf{x}_i`.
+    """
+    grad, weight = torch.zeros_like(x), torch.zeros_like(grad_rows)
+    for i, j, where in _blocks(x):
+        pull = (other[where] * (2 * grad_total)).view(i.stop - i.start, j.stop - j.start)
+        pull.add_(grad_rows[i, None]).add_(grad_rows[j]).mul_(own[where].view_as(pull))
+        grad[i].addmm_(pull, x[j])
+        weight[i] += pull.sum(1)
+        if i != j:
+            grad[j].addmm_(pull.t(), x[i])
+            weight[j] += pull.sum(0)
+    return grad.addcmul_(weight[:, None], x, value=-1)
+
+
+@_kernel_sums_backward.register_fake
+def _(x: Tensor, own: Tensor, other: Tensor, grad_total: Tensor, grad_rows: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output[3:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, grad_total: Tensor | None, grad_x_rows: Tensor, grad_y_rows: Tensor, *unused: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    x, y, k, other = ctx.saved_tensors
+    grad_x = grad_y = None
+    if grad_total is None:  # nothing depends on the value
+        return None, None
+    if ctx.needs_input_grad[0]:
+        grad_x = _kernel_sums_backward(x, k, other, grad_total, grad_x_rows)
+    if ctx.needs_input_grad[1]:
+        grad_y = _kernel_sums_backward(y, other, k, grad_total, grad_y_rows)
+    return grad_x, grad_y
+
+
+_kernel_sums.register_autograd(_backward, setup_context=_context)
 
 
 def hsic(
@@ -100,9 +137,9 @@ def hsic(
 
     0 for constant, and near 0 for independent, vectors; the biased form is never below 0. The
     unbiased one (`Song et al., 2012 <https://jmlr.org/papers/v13/song12a.html>`_, Eq. 5) is 0 in
-    the mean if :math:`X` and :math:`Y` are independent. Time and memory are :math:`O(n^2)`, plus
-    one product of ``[n, channels]`` with its transpose per argument; :math:`\mathbf{H}` is never
-    made. Differentiable once.
+    the mean if :math:`X` and :math:`Y` are independent. Time and memory are :math:`O(n^2)`, two
+    ``[n, n]`` kernels, plus one product of ``[n, channels]`` with its transpose per argument;
+    :math:`\mathbf{H}` is never made. Differentiable once.
 
     Args:
         x (torch.Tensor): Vectors ``[n, channels]``.
@@ -133,10 +170,23 @@ def hsic(
             f"{list(y.shape)})"
         )
     _check_variance(variance)
-    if normalize:
-        x, y = normalize_rows(x), normalize_rows(y)
-    variances = tuple(median_variance(z) if variance is None else variance for z in (x, y))
-    return _HSIC.apply(x, y, variances, unbiased)
+    scaled = []
+    for z in (x, y):
+        if normalize:
+            z = normalize_rows(z)
+        scaled.append(z / (median_variance(z).sqrt() if variance is None else variance**0.5))
+    total, x_rows, y_rows, *_ = _kernel_sums(*scaled)
+    # A tensor: under torch.compile the number of rows may be unknown, such as of unique items.
+    n = x.new_full((), x.size(0))
+    least = 4 if unbiased else 2
+    m = n.clamp(min=least)
+    if unbiased:  # without the diagonals, which are ones
+        total, x_rows, y_rows = total - n, x_rows - 1, y_rows - 1
+        factor, share, size = 2 / (m - 2), 1 / ((m - 1) * (m - 2)), m * (m - 3)
+    else:
+        factor, share, size = 2 / m, 1 / m.square(), (m - 1).square()
+    value = total - factor * torch.dot(x_rows, y_rows) + share * x_rows.sum() * y_rows.sum()
+    return torch.where(n >= least, value / size, 0.0)
 
 
 def _check_variance(variance: float | None) -> None:

@@ -234,8 +234,8 @@ def test_gradient_descent_removes_dependence():
 
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_three_kernels_are_the_largest_thing_in_memory(both, unbiased, tmp_path):
-    n, trace = 256, tmp_path / "trace.json"
+def test_two_kernels_are_the_largest_thing_in_memory(both, unbiased, tmp_path):
+    n, trace = 1024, tmp_path / "trace.json"
     x, y = (z.float() for z in vectors(n))
     x.requires_grad_(), y.requires_grad_(both)
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -248,7 +248,7 @@ def test_three_kernels_are_the_largest_thing_in_memory(both, unbiased, tmp_path)
     totals = [event["Total Allocated"] for event in events]
     kernel = 4 * n * n
     assert max(sizes) == kernel
-    assert 3 * kernel <= max(totals) - (totals[0] - sizes[0]) < 3.5 * kernel
+    assert 2 * kernel <= max(totals) - (totals[0] - sizes[0]) < 2.5 * kernel
 
 
 @pytest.mark.parametrize(
