@@ -169,7 +169,9 @@ def run_one(
     of_users = work / name / "users.safetensors"
     if of_users.exists():
         values = load_file(of_users)
-        kept = {key: values[key].half() for key in ("recall@20", "ndcg@20")}
+        published = config.content.get("published") or []
+        names = {"recall@20", "ndcg@20"}.union(*published) & set(values)
+        kept = {key: values[key].half() for key in sorted(names)}
         save_tensors(file.with_suffix(".safetensors"), {"user": values["user"].int(), **kept})
     write_json(file, result)
     return result

@@ -1,75 +1,190 @@
-"""Draws a Markdown table from the result files of ``run.py``, beside published figures.
+"""Draws a table from the result files of ``run.py``, beside published figures.
 
 ``python benchmarks/tabulate.py benchmarks/configs/*_baby.yaml``
+
+One row per configuration and metric: mean ± standard deviation over the seeds; what is published,
+and how far ours is from it; and, where a configuration without a method is given too for the same
+data, backbone and preset, the improvement on it, with the average over the backbones below. Its
+p-values compare the two user by user, every user's metric averaged over the seeds, by a paired
+t-test and by a paired bootstrap, corrected for the number of comparisons in the table (Holm).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import csv
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from run import HERE, Config
+from safetensors.numpy import load_file
+from scipy.stats import ttest_1samp
 
-from pyg_mmrec.experiment import mean_and_std
+from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.training.checkpoint import read_json
 
-HEADER = ["data", "model", "preset", "options", "seeds", "metric", "ours", "published", "ours is"]
+HEADER = [
+    "data", "model", "method", "preset", "options", "seeds", "metric", "ours", "published",
+    "ours is", "improvement", "p (t-test)", "p (bootstrap)",
+]  # fmt: skip
+METRICS = ["recall@20", "ndcg@20"]
+
+_Array = npt.NDArray[np.float64]
 
 
-def read_results(config: Config, results: Path) -> tuple[dict[str, str], list[dict[str, Any]], int]:
-    """The point of the grid that validation picks, among those that have finished, its runs, and
-    how many have finished.
+@dataclass
+class Result:
+    """What there is of a configuration: of its grid, the point that validation picks.
+
+    Args:
+        config (Config): The configuration.
+        point (dict): The options of that point.
+        files (list[pathlib.Path]): Result files of its runs.
+        runs (list[dict]): Their contents.
+        searched (int): How many points have finished.
     """
-    points = {
-        config.folder(point): (point, sorted(results.glob(f"{config.folder(point)}/seed-*.json")))
-        for point in config.points()
-    }
-    searched = {
-        folder: read_json(files[0]) for folder, (_, files) in points.items() if len(files) > 0
-    }
-    if not searched:
-        return {}, [], 0
-    metric = config.metric()
-    best = max(searched, key=lambda folder: searched[folder]["metrics"]["validation"][metric])
-    point, files = points[best]
-    return point, [read_json(file) for file in files], len(searched)
 
+    config: Config
+    point: dict[str, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    searched: int = 0
 
-def rows(config: Config, results: Path) -> list[list[str]]:
-    """Table rows of a configuration: one per published metric, or one per default metric."""
-    point, runs, finished = read_results(config, results)
-    content = config.content
-    options = {**(content.get("options") or {}), **point}
-    first = [
-        content["dataset"],
-        content["model"],
-        content.get("preset", "paper"),
-        ", ".join(f"{name.split('.', 1)[1]} {value}" for name, value in options.items()),
-    ]
-    if not runs:
-        return [[*first, "0", "", "not run", "", ""]]
-    count = str(len(runs))
-    if len(runs) < config.seeds:
-        count += f" of {config.seeds}"
-    if finished < len(config.points()):
-        count += f", {finished} of {len(config.points())} points searched"
-    entries = content.get("published") or [{"source": "", "recall@20": None, "ndcg@20": None}]
-    table = []
-    for entry in entries:
-        for metric, published in entry.items():
-            if metric == "source":
+    @classmethod
+    def read(cls, config: Config, results: Path) -> Result:
+        """Reads a configuration's result files."""
+        best, found = -np.inf, cls(config)
+        for point in config.points():
+            files = sorted(results.glob(f"{config.folder(point)}/seed-*.json"))
+            if not files:
                 continue
-            mean, std = mean_and_std([run["metrics"]["test"][metric] for run in runs])
-            ours = f"{mean:.4f}" + (f" ± {std:.4f}" if len(runs) > 1 else "")
-            beside = ["", ""]
-            if published is not None:
-                beside = [
-                    f"{published:.4f} ({entry['source']})", f"{100 * (mean / published - 1):+.1f} %"
-                ]  # fmt: skip
-            table.append([*first, count, metric, ours, *beside])
-    return table
+            found.searched += 1
+            value = read_json(files[0])["metrics"]["validation"][config.metric()]
+            if value > best:  # ties: the first
+                best, found.point, found.files = value, point, files
+        found.runs = [read_json(file) for file in found.files]
+        return found
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What improvements are comparable within."""
+        content = self.config.content
+        return content["dataset"], content["model"], content.get("preset", "paper")
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.config.content.get("method", "none"))
+
+    def metrics(self) -> list[str]:
+        """Published metrics, or those that are mostly read."""
+        entries = self.config.content.get("published") or []
+        named = {key: None for entry in entries for key in entry if key != "source"}
+        return list(named) or METRICS
+
+    def values(self, metric: str) -> list[float]:
+        """A test metric of every run."""
+        return [run["metrics"]["test"][metric] for run in self.runs]
+
+    def users(self, metric: str) -> dict[int, float]:
+        """A test metric of every user, the mean over the runs; of none if a run lacks them."""
+        paths = [file.with_suffix(".safetensors") for file in self.files]
+        if not paths or not all(path.exists() for path in paths):
+            return {}
+        contents = [load_file(path) for path in paths]
+        if not all(metric in content for content in contents):
+            return {}
+        if not all(np.array_equal(c["user"], contents[0]["user"]) for c in contents):
+            raise ValueError(f"the runs of '{self.config.path.stem}' have other test users")
+        mean = np.mean([content[metric].astype(np.float64) for content in contents], axis=0)
+        return dict(zip(contents[0]["user"].tolist(), mean.tolist(), strict=True))
+
+
+def bootstrap(difference: _Array, samples: int = 10_000) -> float:
+    """Two-sided p-value of a mean of paired differences, by resampling them around 0."""
+    generator = np.random.default_rng(0)
+    centred = difference - difference.mean()
+    at_least = 0
+    for _ in range(samples // 1000):
+        weights = generator.multinomial(
+            difference.size, [1 / difference.size] * difference.size, 1000
+        )
+        means = weights @ centred / difference.size
+        at_least += int((np.abs(means) >= abs(difference.mean())).sum())
+    return (at_least + 1) / (samples + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction for several comparisons."""
+    corrected = np.empty(len(p_values))
+    running = 0.0
+    for rank, index in enumerate(np.argsort(p_values)):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = running
+    return corrected.tolist()
+
+
+def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> list[list[str]]:
+    """The table's rows."""
+    plain = {result.group: result for result in results if result.method == "none" and result.runs}
+    rows: list[list[str]] = []
+    compared: list[tuple[list[str], float, float]] = []
+    gains: dict[tuple[str, str, str], list[float]] = {}
+    for result in results:
+        content = result.config.content
+        options = {**(content.get("options") or {}), **result.point}
+        text = ", ".join(f"{name.split('.', 1)[1]} {value}" for name, value in options.items())
+        first = [result.group[0], result.group[1], result.method, result.group[2], text]
+        if not result.runs:
+            rows.append([*first, "0", "", "not run", "", "", "", "", ""])
+            continue
+        count = str(len(result.runs))
+        if len(result.runs) < result.config.seeds:
+            count += f" of {result.config.seeds}"
+        if result.searched < len(result.config.points()):
+            count += f", {result.searched} of {len(result.config.points())} points searched"
+        published = content.get("published") or [{}]
+        for metric in metrics or result.metrics():
+            mean, std = mean_and_std(result.values(metric))
+            ours = f"{mean:.4f}" + (f" ± {std:.4f}" if len(result.runs) > 1 else "")
+            entries = [entry for entry in published if metric in entry] or [{}]
+            for place, entry in enumerate(entries):
+                beside = ["", ""]
+                if entry:
+                    beside = [
+                        f"{entry[metric]:.4f} ({entry['source']})",
+                        f"{100 * (mean / entry[metric] - 1):+.1f} %",
+                    ]
+                row = [*first, count, metric, ours, *beside, "", "", ""]
+                rows.append(row)
+                base = plain.get(result.group)
+                if place > 0 or base is None or base is result:
+                    continue
+                gain = mean / mean_and_std(base.values(metric))[0] - 1
+                row[-3] = f"{100 * gain:+.2f} %"
+                gains.setdefault((result.group[0], metric, result.method), []).append(gain)
+                with_method, without = result.users(metric), base.users(metric)
+                if with_method and with_method.keys() == without.keys():
+                    difference = np.array([with_method[user] - without[user] for user in without])
+                    if np.any(difference):
+                        p = float(ttest_1samp(difference, 0.0).pvalue)
+                        compared.append((row, p, bootstrap(difference)))
+    for column, place in ((-2, 1), (-1, 2)):
+        corrected = holm([entry[place] for entry in compared])  # type: ignore[misc]
+        for (row, *_), p in zip(compared, corrected, strict=True):
+            row[column] = f"{p:.2g}"
+    for (dataset, metric, method), values in gains.items():
+        if len(values) > 1:
+            average = f"{100 * sum(values) / len(values):+.2f} %"
+            name = f"average over {len(values)} models"
+            rows.append([dataset, name, method, "", "", "", metric, "", "", "", average, "", ""])
+    return rows
 
 
 def tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
@@ -82,18 +197,58 @@ def tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def latex(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    """A LaTeX table, for the package ``booktabs``."""
+
+    def line(cells: Sequence[str]) -> str:
+        text = " & ".join(cells)
+        for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$")):
+            text = text.replace(plain, escaped)
+        return text + r" \\"
+
+    body = [line(row) for row in rows]
+    return "\n".join(
+        [rf"\begin{{tabular}}{{{'l' * len(headers)}}}", r"\toprule", line(headers), r"\midrule"]
+        + [*body, r"\bottomrule", r"\end{tabular}"]
+    )
+
+
+def comma_separated(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    """Comma-separated values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([headers, *rows])
+    return text.getvalue().rstrip("\n")
+
+
+FORMATS: dict[str, Callable[[Sequence[Sequence[str]], Sequence[str]], str]] = {
+    "markdown": tabulate,
+    "terminal": lambda rows, headers: format_table(headers, rows),
+    "csv": comma_separated,
+    "latex": latex,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
     parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument(
+        "--metrics", nargs="+", help="(default: the published ones, or recall@20 and ndcg@20)"
+    )
+    parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
     arguments = parser.parse_args()
-    lines = [
-        row for path in arguments.configs for row in rows(Config.read(path), arguments.results)
-    ]
-    print(tabulate(lines, HEADER))
-    notes = {Config.read(path).content.get("note") for path in arguments.configs} - {None}
-    for note in sorted(map(str, notes)):
-        print(f"\n{note}")
+    try:
+        results = [Result.read(Config.read(path), arguments.results) for path in arguments.configs]
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    rows = make_rows(results, arguments.metrics)
+    used = [i for i in range(len(HEADER)) if any(row[i] for row in rows)]  # no empty columns
+    shown = [[row[i] for i in used] for row in rows]
+    print(FORMATS[arguments.format](shown, [HEADER[i] for i in used]))
+    notes = {str(result.config.content.get("note")) for result in results} - {"None"}
+    readers = sys.stdout if arguments.format in ("markdown", "terminal") else sys.stderr
+    for note in sorted(notes):
+        print(f"\n{note}", file=readers)
 
 
 if __name__ == "__main__":

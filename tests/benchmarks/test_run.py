@@ -120,7 +120,7 @@ def test_a_wrong_configuration_is_told_before_anything_runs(
 
 
 def test_every_configuration_of_the_project_is_right():
-    files = sorted((BENCHMARKS / "configs").glob("*.yaml"))
+    files = sorted((BENCHMARKS / "configs").rglob("*.yaml"))
     assert files
     done = program("tabulate.py", *files)
     assert done.returncode == 0, done.stderr
