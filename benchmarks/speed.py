@@ -1,0 +1,522 @@
+"""Where the time of a training step goes, beside the common way and beside the machine's limit.
+
+``python benchmarks/speed.py --root data --dataset baby --runs LightGCN:none FREEDOM:none``
+``python benchmarks/speed.py --generate 1000000 200000 20000000 --runs LightGCN:none --no-common``
+
+Of every backbone and method: milliseconds per step by part, seconds per epoch of training and of
+validation, seconds to make the graph, peak memory. Of LightGCN and FREEDOM also
+
+- the *common way*: the same layers, width and batch, written as public toolboxes do, with COO
+  products, negative items drawn one by one in Python, raw features as trained parameters, a dense
+  item-item similarity and metrics in a loop over users;
+- the *limit*: the bytes and floating point operations that a step cannot do without, over the copy
+  bandwidth and the matrix product rate measured in the same run.
+
+Runs take turns, so that another program on the machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from ranking import generate_pairs, rank_commonly
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from pyg_mmrec.data import Interactions, ModalityFeatures
+from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
+from pyg_mmrec.data.multimodal_dataset import to_hetero_data
+from pyg_mmrec.experiment import Experiment, format_table, versions
+from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, Triplets
+from pyg_mmrec.nn.objectives import Objective
+from pyg_mmrec.training import Trainer, tune_process
+
+RUNS = ["LightGCN:none", "FREEDOM:none", "FREEDOM:dvib-c", "FREEDOM:dvib-a"]
+PARTS = ["sampling", "graph", "project", "propagate", "loss", "method", "backward", "optimizer"]
+BATCH_SIZE, CHANNELS = 2048, 64
+
+
+class Clock:
+    """Seconds by part; it waits for the device before it looks at the time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Adds what happens inside to a part."""
+        start = self.now()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - start
+
+    def now(self) -> float:
+        """Seconds of the clock."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+# Data --------------------------------------------------------------------------------------------
+
+
+def load(arguments: argparse.Namespace) -> HeteroData:
+    """A data set, or a generated one, maybe with random features."""
+    generator = torch.Generator().manual_seed(0)
+    widths = dict(text.split(":") for text in arguments.features)
+    if arguments.generate is None:
+        data = Experiment("MostPop", arguments.dataset, arguments.root).load()
+    else:
+        num_users, num_items, num_pairs = arguments.generate
+        held_out = num_pairs // 20
+        train, rest = generate_pairs(num_users, num_items, num_pairs, held_out, generator)
+        pairs = torch.cat([train, rest], 1)
+        label = torch.zeros(pairs.size(1), dtype=torch.long)
+        label[num_pairs:] = 1 + torch.arange(held_out) % 2
+        key, order = (pairs[0] * num_items + pairs[1]).sort()
+        interactions = Interactions(key // num_items, key % num_items, num_users, num_items)
+        features = {
+            name: ModalityFeatures(torch.randn(num_items, int(width), generator=generator))
+            for name, width in widths.items()
+        }
+        return to_hetero_data(interactions, label[order], features)
+    for name, width in widths.items():
+        data[name].x = torch.randn(data["item"].num_nodes, int(width), generator=generator)
+    return data
+
+
+def make_experiment(name: str, arguments: argparse.Namespace) -> Experiment:
+    """A backbone with a method, and with those of the given options that they have."""
+    model, _, method = name.partition(":")
+    where = (model, arguments.dataset, arguments.root, method or "none")
+    options: dict[str, str] = {}
+    for text in arguments.set:
+        key, _, value = text.partition("=")
+        try:
+            Experiment(*where, options={key: value})
+        except ValueError as error:
+            if "there is no option" not in str(error):
+                raise
+            continue  # of another run
+        options[key] = value
+    return Experiment(*where, options=options, device=arguments.device)
+
+
+# Ours --------------------------------------------------------------------------------------------
+
+
+class Ours:
+    """A backbone with methods, as the library trains it."""
+
+    def __init__(self, experiment: Experiment, data: HeteroData) -> None:
+        torch.manual_seed(0)
+        objective = experiment.objective(data)
+        device = next(objective.parameters()).device
+        self.build = Clock(device)
+        with self.build.part("graph"):
+            self.trainer = Trainer(objective, data, experiment.training_options(), progress=False)
+        self.objective: Objective = objective
+        self.backbone: Backbone = objective.backbone
+        self.device = device
+        pairs = data[INTERACTS].edge_index.size(1)
+        self.steps = -(-pairs // self.trainer.options.batch_size)
+
+    def epoch_parts(self, steps: int) -> dict[str, float]:
+        """Seconds of one step by part, the mean over the first steps of an epoch."""
+        trainer, clock = self.trainer, Clock(self.device)
+        self.objective.train()
+        steps = min(steps, self.steps)
+        with clock.part("sampling"):
+            triplets = trainer.sampler.epoch(trainer.generators["sampler"])
+        clock.seconds["sampling"] *= steps / self.steps
+        sampling = self.backbone.graph_sampling
+        graph = trainer.graph
+        size = trainer.options.batch_size
+        for step in range(steps):
+            batch = Triplets(*(x[step * size : (step + 1) * size] for x in vars(triplets).values()))
+            if sampling == "step" or sampling == "epoch" and step == 0:
+                with clock.part("graph"):
+                    graph = self.backbone.sample_graph(
+                        trainer.graph, 0, trainer.generators["graph"]
+                    )
+                if sampling == "epoch":
+                    clock.seconds["graph"] *= steps / self.steps
+            elif sampling == "epoch" and step == 1:
+                graph = graph.detach()
+            self._step(graph, batch, clock)
+        return {name: value / steps for name, value in clock.seconds.items()}
+
+    def _step(self, graph: Any, batch: Triplets, clock: Clock) -> None:
+        """What the objective and the trainer do, part by part."""
+        backbone, methods = self.backbone, list(self.objective.methods)
+        with clock.part("method"):
+            for method in methods:
+                graph = method.refine(backbone, graph)  # type: ignore[operator]
+        few = self.objective._reads_fewer_rows(batch)
+        rows = batch if few else None
+        with clock.part("project"):
+            modality = backbone.project(graph, batch) if few else backbone.project(graph)
+        with clock.part("propagate"):
+            stages = backbone.forward_from(modality, graph, rows)
+        if few:
+            batch = GatheredTriplets.of(batch)
+        with clock.part("loss"):
+            clean = backbone.loss(stages, batch)
+            total = torch.stack(list(clean.values())).sum()
+        with clock.part("method"):
+            for method in methods:
+                terms = method.terms(backbone, graph, stages, batch, clean)  # type: ignore[operator]
+                total = total + sum(terms.values())
+        with clock.part("backward"):
+            total.backward()
+        with clock.part("optimizer"):
+            self.trainer.optimizers["adam"].step()
+            self.trainer._zero_grad()
+
+    def epoch(self, number: int) -> tuple[float, float]:
+        """Seconds of training and of validation, as the trainer runs them."""
+        seconds = self.trainer._epoch(number)["seconds"]
+        return seconds["train"], seconds["validation"]
+
+    def propagation(self) -> float | None:
+        """Seconds of the user-item propagation alone, forward and backward."""
+        layer = getattr(self.backbone, "propagation", None)
+        if layer is None:
+            return None
+        graph, clock = self.trainer.graph, Clock(self.device)
+        tables = [
+            getattr(self.backbone, f"{kind}_embedding").weight.detach().clone().requires_grad_()
+            for kind in ("user", "item")
+        ]
+        for name in ("warm", "hot"):
+            with clock.part(name):
+                out = layer(*tables, graph.adjacency[INTERACTS], graph.adjacency[INTERACTED_BY])
+                torch.autograd.backward(out, [torch.ones_like(x) for x in out])
+        return clock.seconds["hot"]
+
+
+# The common way ----------------------------------------------------------------------------------
+
+
+class Common:
+    """LightGCN, or FREEDOM, as public toolboxes train and rank them."""
+
+    def __init__(self, ours: Ours, data: HeteroData, model: str) -> None:
+        torch.manual_seed(0)
+        self.device, self.model, self.options = ours.device, model, ours.trainer.options
+        self.num_users, self.num_items = data["user"].num_nodes, data["item"].num_nodes
+        store = data[INTERACTS]
+        self.train, self.held_out = store.edge_index, store.val_label_index
+        self.liked: list[set[int]] = [set() for _ in range(self.num_users)]
+        for user, item in self.train.t().tolist():
+            self.liked[user].add(item)
+        self.num_layers = 2
+        self.user = nn.Parameter(torch.empty(self.num_users, CHANNELS))
+        self.item = nn.Parameter(torch.empty(self.num_items, CHANNELS))
+        nn.init.xavier_uniform_(self.user), nn.init.xavier_uniform_(self.item)
+        self.features: dict[str, nn.Parameter] = {}
+        self.layers: dict[str, nn.Linear] = {}
+        self.reg_weight = float(getattr(ours.backbone, "reg_weight", 0.0))
+        self.dropout = float(getattr(ours.backbone, "edge_dropout", 0.0))
+        self.clock = Clock(self.device)
+        if model == "FREEDOM":
+            names = [n for n in ours.backbone.modalities if "x" in data[n]]  # type: ignore[union-attr]
+            self.features = {name: nn.Parameter(data[name].x.clone()) for name in names}
+            self.layers = {n: nn.Linear(x.size(1), CHANNELS) for n, x in self.features.items()}
+            with self.clock.part("kNN"):
+                self.similar = self._similar()
+        parameters = [self.user, self.item, *self.features.values()]
+        parameters += [p for layer in self.layers.values() for p in layer.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=self.options.learning_rate)
+        self.adjacency = self._normalized(self.train)
+
+    def _similar(self) -> Tensor:
+        """Ten neighbours of every item by a dense matrix of cosines, averaged over modalities."""
+        total: Tensor | None = None
+        for x in self.features.values():
+            unit = x.detach() / x.detach().norm(dim=1, keepdim=True)
+            neighbours = (unit @ unit.t()).topk(10).indices
+            rows = torch.arange(self.num_items).repeat_interleave(10)
+            index = torch.stack([rows, neighbours.flatten()])
+            value = torch.full((index.size(1),), 0.1 / len(self.features))
+            part = torch.sparse_coo_tensor(index, value, (self.num_items, self.num_items))
+            total = part if total is None else total + part
+        assert total is not None
+        return total.coalesce()
+
+    def _normalized(self, pairs: Tensor) -> Tensor:
+        size = self.num_users + self.num_items
+        user, item = pairs[0], pairs[1] + self.num_users
+        index = torch.cat([torch.stack([user, item]), torch.stack([item, user])], 1)
+        degree = torch.zeros(size).index_add(0, index[0], torch.ones(index.size(1))) + 1e-7
+        value = degree[index[0]] ** -0.5 * degree[index[1]] ** -0.5
+        return torch.sparse_coo_tensor(index, value, (size, size)).coalesce()
+
+    def _vectors(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        layers = [torch.cat([self.user, self.item])]
+        for _ in range(self.num_layers):
+            layers.append(torch.sparse.mm(adjacency, layers[-1]))
+        user, item = torch.stack(layers, 1).mean(1).split([self.num_users, self.num_items])
+        if self.model == "FREEDOM" and self.features:
+            item = item + torch.sparse.mm(self.similar, self.item)
+        return user, item
+
+    def epoch(self, number: int) -> tuple[float, float]:
+        """Seconds of training and of validation."""
+        start, adjacency = self.clock.now(), self.adjacency
+        if self.dropout and self.model == "FREEDOM":
+            weight = self._normalized(self.train).values()[: self.train.size(1)]
+            kept = torch.multinomial(weight, int(self.train.size(1) * (1 - self.dropout)))
+            adjacency = self._normalized(self.train[:, kept])
+        order = torch.randperm(self.train.size(1))
+        for ids in order.split(self.options.batch_size):
+            user, positive = self.train[:, ids]
+            drawn = []
+            for u in user.tolist():
+                item = random.randrange(self.num_items)
+                while item in self.liked[u]:
+                    item = random.randrange(self.num_items)
+                drawn.append(item)
+            negative = torch.tensor(drawn)
+            users, items = self._vectors(adjacency)
+            loss = self._bpr(users[user], items[positive], items[negative])
+            for name, layer in self.layers.items():
+                z = layer(self.features[name])
+                loss = loss + self.reg_weight * self._bpr(users[user], z[positive], z[negative])
+            if self.model == "LightGCN":
+                rows = (self.user[user], self.item[positive], self.item[negative])
+                loss = loss + self.reg_weight * sum(x.norm() for x in rows) / len(ids)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        trained = self.clock.now()
+        with torch.no_grad():
+            users, items = self._vectors(self.adjacency)
+            rank_commonly(users, items, self.train, self.held_out)
+        return trained - start, self.clock.now() - trained
+
+    @staticmethod
+    def _bpr(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        difference = (user * positive).sum(1) - (user * negative).sum(1)
+        return -nn.functional.logsigmoid(difference).mean()
+
+
+# The limit ---------------------------------------------------------------------------------------
+
+
+def machine(device: torch.device) -> dict[str, float]:
+    """Measured copy bandwidth (bytes read and written per second) and product rate (FLOP/s)."""
+    clock = Clock(device)
+    x, y = torch.empty(2, 2**26, device=device)
+    a, b = torch.rand(2, 2048, 2048, device=device)
+    best = {"bandwidth": 0.0, "flops": 0.0}
+    for _ in range(5):
+        start = clock.now()
+        y.copy_(x)
+        middle = clock.now()
+        torch.mm(a, b)
+        best["bandwidth"] = max(best["bandwidth"], 2 * 4 * x.numel() / (middle - start))
+        best["flops"] = max(best["flops"], 2 * 2048**3 / (clock.now() - middle))
+    return best
+
+
+def limits(ours: Ours, rates: dict[str, float]) -> dict[str, float]:
+    """Least seconds of LightGCN's or FREEDOM's propagation and of its step.
+
+    A propagation reads every edge (index and weight, 8 bytes, in both directions) and every row
+    once and writes every row once, per layer, forward and backward. A step adds Adam (four numbers
+    read, three written, per parameter), the batch's rows, and for FREEDOM the item graph and the
+    batch's rows of the projections.
+    """
+    backbone, graph = ours.backbone, ours.trainer.graph
+    sizes = (backbone.num_users + backbone.num_items, backbone.num_items)
+    layers = backbone.propagation.num_layers  # type: ignore[union-attr]
+    edges = 2 * graph.adjacency[INTERACTS].num_edges
+    if getattr(backbone, "edge_dropout", 0.0):
+        edges = round(edges * (1 - backbone.edge_dropout))  # type: ignore[arg-type,operator]
+
+    def seconds(moved: float, flops: float) -> float:
+        return max(moved / rates["bandwidth"], flops / rates["flops"])
+
+    def product(num_edges: int, rows: int) -> float:  # forward and backward
+        flops = 2 * num_edges * CHANNELS
+        return 2 * seconds(8 * num_edges + 8 * rows * CHANNELS, flops)
+
+    propagate = layers * product(edges, sizes[0])
+    step = propagate
+    batch = ours.trainer.options.batch_size
+    step += seconds(4 * 3 * batch * CHANNELS * 4, 0)  # rows gathered, their gradients scattered
+    parameters = [p for p in ours.objective.parameters() if p.requires_grad]
+    step += seconds(28 * sum(p.numel() for p in parameters), 0)
+    similar = graph.adjacency.get(SIMILAR)
+    if similar is not None:
+        step += product(similar.num_edges, sizes[1])
+    if getattr(backbone, "reg_weight", 0.0) and hasattr(backbone, "projection"):
+        for x in graph.x.values():
+            rows, width = min(2 * batch, x.size(0)), x.size(1)
+            step += seconds(4 * 2 * rows * width, 2 * 2 * rows * width * CHANNELS)
+    return {"propagation": propagate, "step": step}
+
+
+# The program -------------------------------------------------------------------------------------
+
+
+def peak_memory(arguments: argparse.Namespace, name: str) -> float:
+    """MiB of a process of its own that trains a few steps and ranks once."""
+    command = [sys.executable, __file__, "--peak", name, "--dataset", arguments.dataset]
+    command += ["--root", arguments.root, "--device", arguments.device]
+    command += ["--threads", str(arguments.threads)]
+    if arguments.generate is not None:
+        command += ["--generate", *map(str, arguments.generate)]
+    if arguments.features:
+        command += ["--features", *arguments.features]
+    if arguments.set:
+        command += ["--set", *arguments.set]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return float(done.stdout.split()[-1])
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", default="data", help="folder of data set folders")
+    parser.add_argument("--dataset", default="planted", help="a folder's name, or 'planted'")
+    parser.add_argument(
+        "--generate", nargs=3, type=int, metavar=("USERS", "ITEMS", "PAIRS"),
+        help="instead of a data set: training interactions of a long-tailed popularity",
+    )  # fmt: skip
+    parser.add_argument(
+        "--features", nargs="+", default=[], metavar="NAME:WIDTH", help="random features"
+    )
+    parser.add_argument("--runs", nargs="+", default=RUNS, metavar="MODEL:METHOD")
+    parser.add_argument("--set", nargs="+", default=[], help="options, for the runs that have them")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=30, help="steps of a breakdown")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of a turn, the first unread")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--no-common", action="store_true", help="without the common way")
+    parser.add_argument("--no-memory", action="store_true", help="without peak memory")
+    parser.add_argument("--peak", metavar="MODEL:METHOD", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="everything, as JSON")
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tune_process()
+    warnings.filterwarnings("ignore", "Sparse invariant checks")  # of the common way's matrices
+    names = [arguments.peak] if arguments.peak else arguments.runs
+    try:
+        experiments = {name: make_experiment(name, arguments) for name in names}
+        data = load(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    ours = {name: Ours(experiment, data) for name, experiment in experiments.items()}
+    if arguments.peak:
+        ours[arguments.peak].epoch_parts(5)
+        ours[arguments.peak].trainer.evaluate("val")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    common = {
+        name: Common(ours[name], data, experiments[name].model)
+        for name in names
+        if not arguments.no_common and name in ("LightGCN:none", "FREEDOM:none")
+    }
+    rates = machine(torch.device(arguments.device))
+
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in ours}
+    epochs: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in [*ours, *(f"{name} (common)" for name in common)]
+    }
+    propagation: dict[str, list[float]] = {name: [] for name in ours}
+    for _ in range(arguments.turns):
+        for name, run in ours.items():
+            run.epoch_parts(2)
+            parts[name].append(run.epoch_parts(arguments.steps))
+            epochs[name] += [run.epoch(number) for number in range(arguments.epochs)][1:]
+            alone = run.propagation()
+            if alone is not None:
+                propagation[name].append(alone)
+        for name, other in common.items():
+            epochs[f"{name} (common)"].append(other.epoch(0))
+
+    def typical(name: str, *which: int) -> float:
+        return median(sum(epoch[i] for i in which) for epoch in epochs[name])
+
+    print(f"{arguments.threads} threads, {rates['bandwidth'] / 1e9:.1f} GB/s copied, "
+          f"{rates['flops'] / 1e9:.0f} GFLOP/s; milliseconds of a step, by part")  # fmt: skip
+    rows = []
+    for name in ours:
+        values = [median(part.get(key, 0.0) for part in parts[name]) for key in PARTS]
+        rows.append([name, *(f"{1000 * v:.2f}" for v in values), f"{1000 * sum(values):.1f}"])
+    print(format_table(["model:method", *PARTS, "all"], rows), "\n")
+
+    rows, memory = [], {}
+    for name in epochs:
+        bare = name.removesuffix(" (common)")
+        plain = f"{experiments[bare].model}:none"
+        row = [name, f"{typical(name, 0):.3f}", f"{typical(name, 1):.3f}"]
+        row.append(f"{typical(name, 0, 1) / typical(plain, 0, 1):.2f}" if plain in epochs else "")
+        if name in ours and not arguments.no_memory:
+            memory[name] = peak_memory(arguments, name)
+        row.append(f"{memory[name]:.0f}" if name in memory else "")
+        build = ours[name].build.seconds["graph"] if name in ours else None
+        row.append("" if build is None else f"{build:.2f}")
+        rows.append(row)
+    header = ["model:method", "train s", "validation s", "ratio", "peak MiB", "graph s"]
+    print("Epochs; ratio of both to the same backbone without a method")
+    print(format_table(header, rows), "\n")
+
+    rows, least = [], {}
+    for name in ours:
+        if experiments[name].model not in ("LightGCN", "FREEDOM") or ":none" not in name:
+            continue
+        least[name] = limits(ours[name], rates)
+        step = typical(name, 0) / ours[name].steps
+        alone = median(propagation[name])
+        rows.append(
+            [name, f"{1000 * least[name]['propagation']:.2f}", f"{1000 * alone:.2f}",
+             f"{alone / least[name]['propagation']:.2f}", f"{1000 * least[name]['step']:.2f}",
+             f"{1000 * step:.2f}", f"{step / least[name]['step']:.2f}"]
+        )  # fmt: skip
+    if rows:
+        header = [
+            "model",
+            "propagation limit ms",
+            "ours",
+            "ratio",
+            "step limit ms",
+            "ours",
+            "ratio",
+        ]
+        print("The machine's limit (full graph; FREEDOM propagates a pruned one)")
+        print(format_table(header, rows))
+    if arguments.output is not None:
+        content = {
+            "arguments": vars(arguments), "versions": versions(), "machine": rates, "parts": parts,
+            "epochs": epochs, "propagation": propagation, "limits": least, "peak_mib": memory,
+        }  # fmt: skip
+        arguments.output.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
