@@ -197,6 +197,7 @@ class Experiment:
         resume: bool = False,
         progress: bool = True,
         data: HeteroData | None = None,
+        callback: Callable[[int, dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         r"""Trains, evaluates on validation and test, and writes the results.
 
@@ -208,6 +209,7 @@ class Experiment:
                 result if it is finished. (default: :obj:`False`)
             progress (bool, optional): Shows a progress bar. (default: :obj:`True`)
             data (HeteroData, optional): The data, if they are loaded already.
+            callback (Callable, optional): As of :meth:`~pyg_mmrec.training.Trainer.fit`.
 
         Returns:
             dict: The content of ``result.json``: ``config``, ``versions``, ``data``, ``history``,
@@ -229,7 +231,7 @@ class Experiment:
         if self.start_from is not None:
             load_weights(objective.backbone, Path(self.start_from) / "weights.safetensors")
         trainer = Trainer(objective, data, self.training_options(), folder, progress)
-        history = trainer.fit(resume)
+        history = trainer.fit(resume, callback)
         ranking = trainer.ranking("test")
         test, of_users = ranking(trainer.scorer(), per_user=True)
         result = {

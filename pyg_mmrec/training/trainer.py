@@ -183,12 +183,16 @@ class Trainer:
         }
         self._best: dict[str, Tensor] = {}
 
-    def fit(self, resume: bool = False) -> History:
+    def fit(
+        self, resume: bool = False, callback: Callable[[int, dict[str, Any]], None] | None = None
+    ) -> History:
         """Trains until the metric stops rising, and loads the best epoch's weights.
 
         Args:
             resume (bool, optional): Goes on from the folder's checkpoint if there is one.
                 (default: :obj:`False`)
+            callback (Callable, optional): Called after every epoch with its number and what the
+                history says about it; what it raises ends the training.
 
         Raises:
             FloatingPointError: If a loss term becomes NaN or infinite; the message names epoch,
@@ -221,6 +225,8 @@ class Trainer:
                     refresh=False,
                 )
                 bar.update()
+                if callback is not None:
+                    callback(len(self.history.epochs) - 1, record)
                 saved = len(self.history.epochs) % self.options.checkpoint_epochs == 0
                 if saved:
                     self._save()
