@@ -17,21 +17,35 @@ from pyg_mmrec.training import Trainer, tune_process
 RUNS = ["LightGCN:none", "FREEDOM:none", "FREEDOM:dvib-c", "FREEDOM:dvib-a"]
 
 
-def make_experiment(name: str, arguments: argparse.Namespace) -> Experiment:
-    """A backbone with a method, and with those of the given options that they have."""
-    model, _, method = name.partition(":")
-    where = (model, arguments.dataset, arguments.root, method or "none")
-    options = {"train.epochs": str(arguments.epochs)}
-    for text in arguments.set:
-        key, _, value = text.partition("=")
-        try:
-            Experiment(*where, options={key: value})
-        except ValueError as error:
-            if "there is no option" not in str(error):
-                raise
-            continue  # of another run
-        options[key] = value
-    return Experiment(*where, options=options)
+def make_experiments(
+    names: list[str], dataset: str, root: str, options: list[str], device: str = "cpu"
+) -> dict[str, Experiment]:
+    """Backbones with methods, each with those of the given options that they have.
+
+    Raises:
+        ValueError: If a name or value is wrong, or no run has an option.
+    """
+    wanted = dict(text.partition("=")[::2] for text in options)
+    taken: set[str] = set()
+    experiments = {}
+    for name in names:
+        model, _, method = name.partition(":")
+        where = (model, dataset, root, method or "none")
+        own = {}
+        for key, value in wanted.items():
+            try:
+                Experiment(*where, options={key: value})
+            except ValueError as error:
+                if "there is no option" not in str(error):
+                    raise
+                reason = str(error)
+                continue  # of another run
+            own[key] = value
+        taken |= set(own)
+        experiments[name] = Experiment(*where, options=own, device=device)
+    if set(wanted) - taken:
+        raise ValueError(reason)
+    return experiments
 
 
 def main() -> None:
@@ -50,7 +64,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="raw seconds, as JSON")
     arguments = parser.parse_args()
     try:
-        runs = {name: make_experiment(name, arguments) for name in arguments.runs}
+        options = [f"train.epochs={arguments.epochs}", *arguments.set]
+        runs = make_experiments(arguments.runs, arguments.dataset, arguments.root, options)
     except ValueError as error:
         parser.error(str(error))
     torch.set_num_threads(arguments.threads)

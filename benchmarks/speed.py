@@ -32,6 +32,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from epochs import make_experiments
 from ranking import generate_pairs, rank_commonly
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
@@ -96,23 +97,6 @@ def load(arguments: argparse.Namespace) -> HeteroData:
     for name, width in widths.items():
         data[name].x = torch.randn(data["item"].num_nodes, int(width), generator=generator)
     return data
-
-
-def make_experiment(name: str, arguments: argparse.Namespace) -> Experiment:
-    """A backbone with a method, and with those of the given options that they have."""
-    model, _, method = name.partition(":")
-    where = (model, arguments.dataset, arguments.root, method or "none")
-    options: dict[str, str] = {}
-    for text in arguments.set:
-        key, _, value = text.partition("=")
-        try:
-            Experiment(*where, options={key: value})
-        except ValueError as error:
-            if "there is no option" not in str(error):
-                raise
-            continue  # of another run
-        options[key] = value
-    return Experiment(*where, options=options, device=arguments.device)
 
 
 # Ours --------------------------------------------------------------------------------------------
@@ -426,7 +410,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # of the common way's matrices
     names = [arguments.peak] if arguments.peak else arguments.runs
     try:
-        experiments = {name: make_experiment(name, arguments) for name in names}
+        experiments = make_experiments(
+            names, arguments.dataset, arguments.root, arguments.set, arguments.device
+        )
         data = load(arguments)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))

@@ -72,10 +72,14 @@ class Result:
         return found
 
     @property
-    def group(self) -> tuple[str, str, str]:
-        """What improvements are comparable within."""
+    def group(self) -> tuple[str, ...]:
+        """What a method's run has to share with the run that it improves: data, backbone, preset,
+        and the options that are not the method's.
+        """
         content = self.config.content
-        return content["dataset"], content["model"], content.get("preset", "paper")
+        options = content.get("options") or {}
+        fixed = sorted(f"{k}={v}" for k, v in options.items() if not k.startswith("method."))
+        return content["dataset"], content["model"], content.get("preset", "paper"), *fixed
 
     @property
     def method(self) -> str:
@@ -89,7 +93,15 @@ class Result:
         return list(named) or METRICS
 
     def values(self, metric: str) -> list[float]:
-        """A test metric of every run."""
+        """A test metric of every run.
+
+        Raises:
+            ValueError: If there is no such metric.
+        """
+        for run in self.runs:
+            if metric not in run["metrics"]["test"]:
+                known = sorted(run["metrics"]["test"])
+                raise ValueError(f"there is no metric '{metric}'; there are {', '.join(known)}")
         return [run["metrics"]["test"][metric] for run in self.runs]
 
     def users(self, metric: str) -> dict[int, float]:
@@ -132,10 +144,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> list[list[str]]:
     """The table's rows."""
-    plain = {result.group: result for result in results if result.method == "none" and result.runs}
+    plain: dict[tuple[str, ...], Result] = {}
+    for result in results:
+        if result.method == "none" and result.runs:
+            other = plain.setdefault(result.group, result)
+            if other is not result:
+                raise ValueError(
+                    f"'{other.config.path.stem}' and '{result.config.path.stem}' differ in their "
+                    f"grids only: give one of them, to say what improvements are measured against"
+                )
     rows: list[list[str]] = []
     compared: list[tuple[list[str], float, float]] = []
-    gains: dict[tuple[str, str, str], list[float]] = {}
+    gains: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for result in results:
         content = result.config.content
         options = {**(content.get("options") or {}), **result.point}
@@ -166,9 +186,13 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
                 base = plain.get(result.group)
                 if place > 0 or base is None or base is result:
                     continue
-                gain = mean / mean_and_std(base.values(metric))[0] - 1
+                without_method, _ = mean_and_std(base.values(metric))
+                if without_method == 0:
+                    continue
+                gain = mean / without_method - 1
                 row[-3] = f"{100 * gain:+.2f} %"
-                gains.setdefault((result.group[0], metric, result.method), []).append(gain)
+                models = gains.setdefault((result.group[0], metric, result.method), {})
+                models.setdefault(result.group[1], []).append(gain)
                 with_method, without = result.users(metric), base.users(metric)
                 if with_method and with_method.keys() == without.keys():
                     difference = np.array([with_method[user] - without[user] for user in without])
@@ -179,10 +203,11 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
         corrected = holm([entry[place] for entry in compared])  # type: ignore[misc]
         for (row, *_), p in zip(compared, corrected, strict=True):
             row[column] = f"{p:.2g}"
-    for (dataset, metric, method), values in gains.items():
-        if len(values) > 1:
-            average = f"{100 * sum(values) / len(values):+.2f} %"
-            name = f"average over {len(values)} models"
+    for (dataset, metric, method), models in gains.items():
+        if len(models) > 1:
+            means = [sum(values) / len(values) for values in models.values()]
+            average = f"{100 * sum(means) / len(means):+.2f} %"
+            name = f"average over {len(models)} models"
             rows.append([dataset, name, method, "", "", "", metric, "", "", "", average, "", ""])
     return rows
 
@@ -201,8 +226,8 @@ def latex(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     """A LaTeX table, for the package ``booktabs``."""
 
     def line(cells: Sequence[str]) -> str:
-        text = " & ".join(cells)
-        for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$")):
+        text = " & ".join(cell.replace("&", r"\&") for cell in cells)
+        for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("#", r"\#"), ("±", r"$\pm$")):
             text = text.replace(plain, escaped)
         return text + r" \\"
 
@@ -239,9 +264,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         results = [Result.read(Config.read(path), arguments.results) for path in arguments.configs]
+        rows = make_rows(results, arguments.metrics)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    rows = make_rows(results, arguments.metrics)
     used = [i for i in range(len(HEADER)) if any(row[i] for row in rows)]  # no empty columns
     shown = [[row[i] for i in used] for row in rows]
     print(FORMATS[arguments.format](shown, [HEADER[i] for i in used]))

@@ -38,9 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "second-stage": objectives.SecondStage,
 }
 #: Names for several methods at once, of :obj:`METHODS`, as they go with a backbone.
-COMBINATIONS: dict[str, Callable[[type[Backbone]], list[type[Method]]]] = {
-    "ibmrec": objectives.ibmrec
-}
+COMBINATIONS: dict[str, Callable[[type[Backbone]], list[Method]]] = {"ibmrec": objectives.ibmrec}
 PLANTED = {"planted": "small", "planted-tiny": "tiny"}
 PRESETS = ("paper", "mmrec")
 
@@ -74,7 +72,8 @@ class Experiment:
             ``method.gib.weight``; ``data.scale_features`` is a method of
             :class:`~pyg_mmrec.transforms.ScaleFeatures`.
         seed (int): Seed of weights, sampling and noise. (default: 0)
-        start_from (str, optional): A finished run's folder, whose weights the backbone starts from.
+        start_from (str, optional): A finished run's folder, whose weights the backbone starts from;
+            of several seeds, that of the same seed below it.
         device (str): Device of everything. (default: ``cpu``)
 
     Raises:
@@ -116,18 +115,24 @@ class Experiment:
             section, name = self._find_option(key, known)
             self.parsed[section][name] = parse_option(key, text, known[section][name])
 
+    @property
+    def _parts(self) -> list[str]:
+        return [] if self.method == "none" else self.method.split("+")
+
     def _methods(self) -> dict[str, type[Method]]:
         """The methods by name, combinations resolved."""
         found: list[str] = []
-        for name in [] if self.method == "none" else self.method.split("+"):
+        for name in self._parts:
+            if name == "none":
+                raise ValueError(f"method 'none' stands alone (got '{self.method}')")
             choose("method", name, {**METHODS, **COMBINATIONS})
             if name in METHODS:
                 found.append(name)
                 continue
-            classes = COMBINATIONS[name](self.backbone_class)
+            classes = [type(method) for method in COMBINATIONS[name](self.backbone_class)]
             found += [key for key, item in METHODS.items() if item in classes]
-        if len(set(found)) < len(found):
-            raise ValueError(f"each method goes in once (got {'+'.join(found)})")
+        if len({METHODS[name].name for name in found}) < len(found):
+            raise ValueError(f"each method goes in once, in one form (got {'+'.join(found)})")
         return {name: METHODS[name] for name in found}
 
     @staticmethod
@@ -189,6 +194,7 @@ class Experiment:
             "seed": self.seed,
             "options": {k: v for k, v in sorted(self.options.items())},
             **({} if self.start_from is None else {"start_from": str(self.start_from)}),
+            **({"methods": list(self.methods)} if set(self._parts) & set(COMBINATIONS) else {}),
         }
 
     def run(
@@ -204,7 +210,8 @@ class Experiment:
         Args:
             out (pathlib.Path, optional): Folder for ``result.json``, ``weights.safetensors``,
                 ``vectors.safetensors``, ``users.safetensors`` with the test metrics of every user,
-                and, while training, the checkpoint. (default: none is written)
+                ``methods.safetensors`` with what methods have learned, and, while training, the
+                checkpoint. (default: none is written)
             resume (bool, optional): Goes on with the folder's interrupted run, or returns its
                 result if it is finished. (default: :obj:`False`)
             progress (bool, optional): Shows a progress bar. (default: :obj:`True`)
@@ -228,9 +235,11 @@ class Experiment:
         data = self.load() if data is None else data
         seed_everything(self.seed)
         objective = self.objective(data)
+        identity = {}
         if self.start_from is not None:
-            load_weights(objective.backbone, Path(self.start_from) / "weights.safetensors")
-        trainer = Trainer(objective, data, self.training_options(), folder, progress)
+            identity["start_from"] = str(self._start(objective.backbone))
+        options = self.training_options()
+        trainer = Trainer(objective, data, options, folder, progress, identity)
         history = trainer.fit(resume, callback)
         ranking = trainer.ranking("test")
         test, of_users = ranking(trainer.scorer(), per_user=True)
@@ -248,9 +257,24 @@ class Experiment:
             if objective.backbone.has_vectors:
                 user, item = trainer.vectors()
                 save_tensors(folder / "vectors.safetensors", {"user": user, "item": item})
+            learned = objective.methods.state_dict()
+            if learned:  # such as GIB's mask, which ranking needs
+                save_tensors(folder / "methods.safetensors", learned)
             save_tensors(folder / "users.safetensors", {"user": ranking.users, **of_users})
             write_json(folder / "result.json", result)  # last: it says that the run is finished
         return result
+
+    def _start(self, backbone: Backbone) -> Path:
+        """Loads the weights of another run, with several seeds that of the same seed."""
+        folder = Path(self.start_from or "")
+        own = folder / f"seed-{self.seed}"
+        folder = own if own.is_dir() else folder
+        if (folder / "result.json").exists():
+            model = read_json(folder / "result.json")["config"]["model"]
+            if model != self.model:
+                raise ValueError(f"'{folder}' holds the weights of {model}, not of {self.model}")
+        load_weights(backbone, folder / "weights.safetensors")
+        return folder
 
     def _finished(self, folder: Path, resume: bool) -> dict[str, Any] | None:
         result, checkpoint = folder / "result.json", folder / "checkpoint.safetensors"

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from pyg_mmrec.cli import main
 from pyg_mmrec.experiment import BACKBONES, METHODS, Experiment, format_table, mean_and_std
+from pyg_mmrec.training import Trainer
 
 TINY = ["train", "--dataset", "planted-tiny", "--quiet"]
 SHORT = ["--set", "train.epochs=3", "train.patience=2"]
@@ -100,10 +101,34 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
     capsys.readouterr()
     for wrong, message in (
         (["VBPR", "--start-from", str(tmp_path)], "there are no weights"),
-        (["LightGCN", "--start-from", str(first)], "holds other weights than those of LightGCN"),
+        (["LightGCN", "--start-from", str(first)], "holds the weights of VBPR, not of LightGCN"),
+        (
+            ["VBPR", "--start-from", str(first), *SHORT, "model.embedding_dim=8"],
+            "holds other weights than those of VBPR: user_embedding.weight [120, 128] there",
+        ),
     ):
         assert main([*TINY, "--model", *wrong, *SHORT]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_a_method_has_learned_is_written_too(tmp_path):
+    arguments = ["--model", "VLATTICE", "--method", "gib", "--out", str(tmp_path)]
+    assert main([*TINY, *arguments, *SHORT]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    experiment = Experiment("VLATTICE", "planted-tiny", method="gib", seed=5)
+    data = experiment.load()
+    objective = experiment.objective(data)
+    objective.backbone.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    objective.methods.load_state_dict(load_file(tmp_path / "methods.safetensors"))
+    trainer = Trainer(objective, data, progress=False)
+    assert trainer.evaluate() == result["metrics"]["test"]
+
+
+def test_the_result_says_what_a_combination_was(tmp_path):
+    arguments = ["--model", "GRCN", "--method", "ibmrec+mg", "--out", str(tmp_path)]
+    assert main([*TINY, *arguments, *SHORT]) == 0
+    config = json.loads((tmp_path / "result.json").read_text())["config"]
+    assert (config["method"], config["methods"]) == ("ibmrec+mg", ["fib", "mg"])
 
 
 def test_options_of_several_methods():
@@ -185,6 +210,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
             "there is no option 'method.gib.weight'; there are method.modalities, method.temp",
         ),
         (["--model", "VBPR", "--method", "fib+ibmrec"], "each method goes in once"),
+        (["--model", "VBPR", "--method", "dvib-a+dvib-c"], "in one form (got dvib-a+dvib-c)"),
+        (["--model", "VBPR", "--method", "none+fib"], "method 'none' stands alone"),
+        (["--model", "MostPop", "--method", "mg"], "MostPop has nothing to train"),
         (["--model", "LightGCN", "--method", "gib"], "FREEDOM, LATTICE, VLATTICE have one"),
         (["--model", "LightGCN", "--set", "layers=3"], "there is no option 'layers'"),
         (["--model", "LightGCN", "--set", "train.epochs"], "takes SECTION.OPTION=VALUE"),

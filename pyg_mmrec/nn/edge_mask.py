@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from pyg_mmrec.data import Adjacency
+from pyg_mmrec.nn.argument_checks import check_positive
 
 
 class BernoulliEdgeMask(nn.Module):
     r"""Learns which edges matter: keeps each edge with a probability read off its two ends (IBMRec,
-    Eq. 23-26).
+    Eq. 23-24).
 
     .. math::
         \rho_{ij} \sim \mathrm{Bernoulli}(w_{ij}), \qquad
@@ -61,12 +62,10 @@ class BernoulliEdgeMask(nn.Module):
         straight_through: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("in_channels", in_channels), ("hidden_channels", hidden_channels),
-            ("temperature", temperature),
-        ):  # fmt: skip
-            if not value > 0:
-                raise ValueError(f"'{name}' needs to be positive (got {value})")
+        check_positive("in_channels", in_channels)
+        check_positive("hidden_channels", hidden_channels)
+        if not temperature > 0:
+            raise ValueError(f"'temperature' needs to be positive (got {temperature})")
         self.temperature = temperature
         self.straight_through = straight_through
         # The first layer of the MLP, in the two parts that meet h_i and h_j.

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from pyg_mmrec.data import Graph, feature_fingerprint
 from pyg_mmrec.evaluation import FORMULAS, FullRanking
+from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones import Backbone, Triplets
-from pyg_mmrec.nn.backbones.backbone import check_positive
 from pyg_mmrec.nn.objectives import Objective
 from pyg_mmrec.retrieval import InnerProduct
 from pyg_mmrec.training.checkpoint import load_checkpoint, save_checkpoint
@@ -116,6 +116,8 @@ class Trainer:
         options (TrainingOptions, optional): How to train. (default: ``TrainingOptions()``)
         folder (pathlib.Path, optional): Where the checkpoint is kept. (default: none is)
         progress (bool, optional): Shows a progress bar. (default: :obj:`True`)
+        identity (dict, optional): What else a run has to agree in with the checkpoint that it goes
+            on from, such as where its first weights come from; plain values by name.
 
     Raises:
         ValueError: If the data lack held-out interactions, or the metric or the backbone's
@@ -134,8 +136,10 @@ class Trainer:
         options: TrainingOptions | None = None,
         folder: Path | str | None = None,
         progress: bool = True,
+        identity: dict[str, Any] | None = None,
     ) -> None:
         self.objective = objective
+        self._more_identity = dict(identity or {})
         self.backbone: Backbone = objective.backbone
         self.options = options or TrainingOptions()
         self.checkpoint = Path(folder) / "checkpoint.safetensors" if folder else None
@@ -388,7 +392,7 @@ class Trainer:
         identity["not trained"] = [
             name for name, x in self.objective.named_parameters() if not x.requires_grad
         ]
-        return json.loads(json.dumps({**identity, **self._data_identity}))
+        return json.loads(json.dumps({**identity, **self._data_identity, **self._more_identity}))
 
     @property
     def _names(self) -> dict[Tensor, str]:

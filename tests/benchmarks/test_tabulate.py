@@ -83,6 +83,25 @@ def test_improvements_their_average_and_their_tests(program, tmp_path):
     assert cells(program, rows, model="VBPR", method="none", metric="ndcg@20")["improvement"] == ""
 
 
+def test_only_runs_on_the_same_terms_are_compared(program, tmp_path):
+    def configure(name, value, *lines):
+        return write(tmp_path, name, "\n".join(["model: VBPR", "dataset: x", *lines, ""]), [value])
+
+    scaled = ("options:", "  data.scale_features: l2")
+    plain, other = configure("a", 0.1), configure("b", 0.2, *scaled)
+    first = configure("c", 0.3, "method: fib", *scaled, "  method.weight: 3")
+    second = configure("d", 0.4, "method: fib", *scaled)
+    rows = program.make_rows(read(program, tmp_path, plain, other, first, second))
+    gains = [row[program.HEADER.index("improvement")] for row in rows if row[6] == "recall@20"]
+    assert gains == ["", "", "+50.00 %", "+100.00 %"]  # and no average: it is one model
+    text = "\n".join(["model: VBPR", "dataset: x", *scaled, "grid:", "  model.reg_weight: [1]"])
+    third = write(tmp_path, "e", text, [0.1], point="reg_weight=1")
+    with pytest.raises(ValueError, match="'b' and 'e' differ in their grids only"):
+        program.make_rows(read(program, tmp_path, other, third))
+    with pytest.raises(ValueError, match="there is no metric 'auc'; there are ndcg@20, recall@20"):
+        program.make_rows(read(program, tmp_path, plain), ["auc"])
+
+
 def test_published_figures_and_unfinished_searches(program, tmp_path):
     text = (
         "model: VBPR\ndataset: x\nseeds: 3\ngrid:\n  model.reg_weight: [1, 2, 3]\npublished:\n"

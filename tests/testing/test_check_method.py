@@ -127,7 +127,7 @@ def test_what_a_method_lacks_is_refused_with_a_value_error(backbone):
         def attach(self, backbone):
             backbone.item_embedding.weight  # noqa: B018
 
-    refused_method(Careless, backbone, "'attach' fails on a backbone without sites and parameters")
+    refused_method(Careless, backbone, "'attach' fails on a backbone that declares nothing")
 
     class Late(Shrinking):
         def terms(self, backbone, graph, stages, batch, clean):

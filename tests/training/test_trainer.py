@@ -533,3 +533,32 @@ def test_unknown_metric_and_split_are_refused(data: HeteroData) -> None:
     trainer = Trainer(lightgcn(data), data, progress=False)
     with pytest.raises(ValueError, match="'split' needs to be 'val' or 'test'"):
         trainer.evaluate("train")  # type: ignore[arg-type]
+
+
+def test_another_start_is_refused(data: HeteroData, tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=1)
+    start = {"start_from": "runs/a"}
+    Trainer(lightgcn(data), data, options, tmp_path, progress=False, identity=start).fit()
+    for identity, message in (
+        ({"start_from": "runs/b"}, "start_from: runs/a there, runs/b here"),
+        (None, "start_from: runs/a there, absent here"),
+    ):
+        other = Trainer(lightgcn(data), data, options, tmp_path, progress=False, identity=identity)
+        with pytest.raises(ValueError, match=message):
+            other.fit(resume=True)
+
+
+def test_a_callback_hears_every_epoch_and_can_end_the_training(data: HeteroData) -> None:
+    heard: list[tuple[int, float]] = []
+
+    def callback(epoch: int, record: dict[str, Any]) -> None:
+        heard.append((epoch, record["validation"]["recall@20"]))
+        if epoch == 2:
+            raise StopIteration
+
+    trainer = Trainer(lightgcn(data), data, replace(OPTIONS, epochs=5), progress=False)
+    with pytest.raises(StopIteration):
+        trainer.fit(callback=callback)
+    records = trainer.history.epochs
+    assert heard == [(i, record["validation"]["recall@20"]) for i, record in enumerate(records)]
+    assert len(heard) == 3

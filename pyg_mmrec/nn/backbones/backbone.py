@@ -14,25 +14,8 @@ from torch_geometric.transforms import BaseTransform, Compose
 from typing_extensions import Self
 
 from pyg_mmrec.data import Adjacency, Graph
+from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raises a :class:`ValueError` unless ``value`` is a positive integer."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"'{name}' needs to be a positive integer (got {value!r})")
-
-
-def check_weight(name: str, value: float) -> None:
-    """Raises a :class:`ValueError` unless ``value`` is a number of 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ValueError(f"'{name}' needs to be a number of 0 or more (got {value!r})")
-
-
-def check_rate(name: str, value: float) -> None:
-    """Raises a :class:`ValueError` unless ``value`` is a number in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ValueError(f"'{name}' needs to lie in [0, 1) (got {value!r})")
 
 
 class Backbone(nn.Module, ABC):
@@ -62,6 +45,8 @@ class Backbone(nn.Module, ABC):
     has_vectors: ClassVar[bool] = True
     #: Whether there is an :meth:`item_graph`.
     has_item_graph: ClassVar[bool] = False
+    #: Whether the loss depends on what :meth:`project` makes of modality features.
+    loss_reads_content: ClassVar[bool] = False
     #: Whether users have multimedia vectors, see :meth:`content_vectors`.
     has_user_content: ClassVar[bool] = False
 

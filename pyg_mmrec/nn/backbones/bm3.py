@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.backbones.backbone import check_positive, check_rate, check_weight
+from pyg_mmrec.nn.argument_checks import check_positive, check_rate, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
@@ -111,6 +111,11 @@ class BM3(ContentBackbone):
     def sites(self) -> dict[str, int]:
         """The projected modalities."""
         return {f"item/{name}": self.predictor.in_features for name in self.modalities}
+
+    @property
+    def loss_reads_content(self) -> bool:  # type: ignore[override]
+        """True if the modalities have a weight in the loss."""
+        return self.contrastive_weight > 0
 
     @property
     def rowwise(self) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from pyg_mmrec.data import Graph, modalities, modality_order
-from pyg_mmrec.nn.backbones.backbone import Backbone, check_positive
+from pyg_mmrec.nn.argument_checks import check_positive
+from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows
 
 
@@ -101,6 +102,7 @@ class ContentBackbone(Backbone):
             sizes["modalities"] = chosen
         return sizes
 
+    loss_reads_content = True
     #: What maps raw features, by modality.
     projection: nn.ModuleDict
 

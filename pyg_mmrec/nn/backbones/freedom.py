@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
-from pyg_mmrec.nn.backbones.backbone import check_positive, check_rate, check_weight
+from pyg_mmrec.nn.argument_checks import check_positive, check_rate, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation, WeightedConv
@@ -162,6 +162,11 @@ class FREEDOM(ContentBackbone):
     def rowwise(self) -> bool:
         """True if nothing is propagated after the one hidden site."""
         return self.num_item_layers == 1
+
+    @property
+    def loss_reads_content(self) -> bool:  # type: ignore[override]
+        """True if the projections have a loss of their own, the only one that reads them."""
+        return self.reg_weight > 0
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects the modalities for their own loss, if that has a weight."""

@@ -10,7 +10,8 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY
-from pyg_mmrec.nn.backbones.backbone import Backbone, check_positive
+from pyg_mmrec.nn.argument_checks import check_positive
+from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import Stages, Triplets
 from pyg_mmrec.nn.functional import spmm
 from pyg_mmrec.transforms import ItemCosineGraph

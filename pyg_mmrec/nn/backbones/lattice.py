@@ -13,7 +13,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.adjacency import on_shared_edges
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
-from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
+from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import RowNormalizedConv, WeightedConv, cosine_knn_adjacency
@@ -114,6 +114,7 @@ class LATTICE(ContentBackbone):
     training_defaults: ClassVar[dict[str, Any]] = {"lr_decay": 0.96, "lr_decay_epochs": 50}
     graph_sampling = "epoch"
     has_item_graph = True
+    loss_reads_content = False  # but the item graph that has been learned from the modalities
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import SIMILAR
-from pyg_mmrec.nn.backbones.backbone import check_positive
+from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones.lattice import (
     mixed_item_graph,
     normalized_item_graph,

@@ -26,12 +26,22 @@ def median_variance(x: Tensor) -> Tensor:
     return torch.where(variance > 0, variance, torch.ones_like(variance))
 
 
+def _block_size(x: Tensor) -> int:
+    """On a CPU, blocks of a kernel stay in its cache; elsewhere the kernel is one block."""
+    return 384 if x.device.type == "cpu" else max(x.size(0), 1)
+
+
+def _num_entries(x: Tensor) -> int:
+    """How many numbers the blocks of a kernel's upper half hold."""
+    n, size = x.size(0), _block_size(x)
+    return (n * n + n // size * size**2 + (n % size) ** 2) // 2
+
+
 def _blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """The upper half of an ``[n, n]`` matrix in blocks that stay in a CPU's cache: rows, columns,
-    and where the block lies in ``[n * n]`` numbers.
+    """The upper half of an ``[n, n]`` kernel in blocks: rows, columns, and where the block lies
+    among the :func:`_num_entries` numbers.
     """
-    n, end = x.size(0), 0
-    size = 384 if x.device.type == "cpu" else max(n, 1)
+    n, size, end = x.size(0), _block_size(x), 0
     for i in range(0, n, size):
         for j in range(i, n, size):
             rows, columns = slice(i, min(i + size, n)), slice(j, min(j + size, n))
@@ -51,7 +61,7 @@ def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, 
         ones = torch.ones_like(half)
         # exp(z_i z_j - |z_i|^2 / 2 - |z_j|^2 / 2) as one product
         sides.append((torch.cat([z, half, ones], 1), torch.cat([z, -ones, -half], 1).t()))
-        kernels.append(z.new_empty(n * n))
+        kernels.append(z.new_empty(_num_entries(z)))
         rows.append(z.new_zeros(n))
     total = x.new_zeros(())
     for i, j, where in _blocks(x):
@@ -67,9 +77,9 @@ def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 @_kernel_sums.register_fake
 def _(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n = x.size(0)
-    vectors, matrices = (x.new_empty(n), x.new_empty(n)), (x.new_empty(n * n), x.new_empty(n * n))
-    return x.new_empty(()), *vectors, *matrices
+    n, m = x.size(0), _num_entries(x)
+    rows, kernels = (x.new_empty(n), x.new_empty(n)), (x.new_empty(m), x.new_empty(m))
+    return x.new_empty(()), *rows, *kernels
 
 
 @torch.library.custom_op("pyg_mmrec::kernel_sums_backward", mutates_args=())
@@ -137,9 +147,9 @@ def hsic(
 
     0 for constant, and near 0 for independent, vectors; the biased form is never below 0. The
     unbiased one (`Song et al., 2012 <https://jmlr.org/papers/v13/song12a.html>`_, Eq. 5) is 0 in
-    the mean if :math:`X` and :math:`Y` are independent. Time and memory are :math:`O(n^2)`, two
-    ``[n, n]`` kernels, plus one product of ``[n, channels]`` with its transpose per argument;
-    :math:`\mathbf{H}` is never made. Differentiable once.
+    the mean if :math:`X` and :math:`Y` are independent. Time and memory are :math:`O(n^2)`, of two
+    ``[n, n]`` kernels the halves on a CPU, plus one product of ``[n, channels]`` with its transpose
+    per argument; :math:`\mathbf{H}` is never made. Differentiable once.
 
     Args:
         x (torch.Tensor): Vectors ``[n, channels]``.
@@ -170,8 +180,9 @@ def hsic(
             f"{list(y.shape)})"
         )
     _check_variance(variance)
+    dtype = torch.promote_types(x.dtype, y.dtype)
     scaled = []
-    for z in (x, y):
+    for z in (x.to(dtype), y.to(dtype)):
         if normalize:
             z = normalize_rows(z)
         scaled.append(z / (median_variance(z).sqrt() if variance is None else variance**0.5))

@@ -24,7 +24,7 @@ def info_nce(x: Tensor, y: Tensor, index: Tensor | None = None, temperature: flo
         temperature (float, optional): :math:`\tau`. (default: 0.2)
 
     Returns:
-        torch.Tensor: A scalar.
+        torch.Tensor: A scalar; 0 without anchors.
 
     Raises:
         ValueError: If shapes do not fit or the temperature is not positive.
@@ -53,7 +53,7 @@ def info_nce(x: Tensor, y: Tensor, index: Tensor | None = None, temperature: flo
             f"(got {list(index.shape)})"
         )
     logits = normalize_rows(x) @ normalize_rows(y).t() / temperature
-    return -logits.log_softmax(1).gather(1, index[:, None]).mean()
+    return -logits.log_softmax(1).gather(1, index[:, None]).sum() / max(x.size(0), 1)
 
 
 def _check_temperature(temperature: float) -> None:

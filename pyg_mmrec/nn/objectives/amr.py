@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.backbones import Backbone, ContentBackbone, Stages, Triplets
-from pyg_mmrec.nn.backbones.backbone import check_weight
+from pyg_mmrec.nn.argument_checks import check_choice, check_weight
+from pyg_mmrec.nn.backbones import Backbone, Stages, Triplets
 from pyg_mmrec.nn.functional import normalize_rows
 from pyg_mmrec.nn.objectives.method import Method, backbones_with
-
-KINDS = ("gradient", "sign", "random")
-PLACES = ("features", "projections")
 
 
 class AMR(Method):
@@ -39,8 +38,7 @@ class AMR(Method):
 
     Raises:
         ValueError: If an option is unknown or out of range; from :class:`Objective`, if the
-            backbone reads no features, or trains a copy of its own that would not be perturbed; in
-            training, if its loss does not depend on them.
+            backbone's loss reads no features, or those of a copy of its own that it trains.
 
     .. note::
         The paper starts from a trained backbone; load its weights before training to do so.
@@ -58,10 +56,8 @@ class AMR(Method):
         super().__init__()
         check_weight("epsilon", epsilon)
         check_weight("adversarial_weight", adversarial_weight)
-        if kind not in KINDS:
-            raise ValueError(f"'kind' needs to be one of {list(KINDS)} (got {kind!r})")
-        if on not in PLACES:
-            raise ValueError(f"'on' needs to be one of {list(PLACES)} (got {on!r})")
+        check_choice("kind", kind, ("gradient", "sign", "random"))
+        check_choice("on", on, ("features", "projections"))
         self.epsilon = epsilon
         self.adversarial_weight = adversarial_weight
         self.kind = kind
@@ -76,11 +72,11 @@ class AMR(Method):
 
     def attach(self, backbone: Backbone) -> None:
         """Needs features that the loss reads."""
-        if not backbone.content_channels:
+        if not backbone.loss_reads_content:
             raise ValueError(
-                f"AMR perturbs modality features, and {type(backbone).__name__} reads none (its "
-                f"'content_channels' are empty); "
-                f"{backbones_with(lambda item: issubclass(item, ContentBackbone))} read some"
+                f"AMR perturbs modality features, and the loss of this {type(backbone).__name__} "
+                f"reads none (its 'loss_reads_content' is false); that of "
+                f"{backbones_with(lambda item: bool(item.loss_reads_content))} does or can"
             )
         if self.on == "features" and getattr(backbone, "features", None) is not None:
             raise ValueError(
@@ -97,31 +93,41 @@ class AMR(Method):
         clean: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """The loss on perturbed features."""
-        if self.on == "features":
-            given = {name: graph.x[name] for name in self._modalities(backbone, graph)}
-        else:
+        if self.adversarial_weight == 0:
+            return {}
+        if self.on == "projections":
             given = backbone.project(graph)
-        delta = self._delta(backbone, graph, batch, given)
-        loss = self._loss(backbone, graph, batch, {k: x + delta[k] for k, x in given.items()})
-        return {"adversarial": self.adversarial_weight * loss}
+
+            def loss(changed: dict[str, Tensor]) -> Tensor:
+                return self._total(backbone, backbone.forward_from(changed, graph), batch)
+        else:
+            names = getattr(backbone, "modalities", backbone.content_channels)
+            given = {name: graph.x[name] for name in names if name in graph.x}
+            rows = self.computed_rows(batch)
+
+            def loss(changed: dict[str, Tensor]) -> Tensor:
+                perturbed = graph.replace(x={**graph.x, **changed})
+                return self._total(backbone, backbone(perturbed, rows), batch)
+
+        delta = self._delta(backbone, loss, given)
+        if self.on == "projections":  # an item that lacks the modality has none to perturb
+            delta = {
+                name: d * graph.mask[name][:, None] if name in graph.mask else d
+                for name, d in delta.items()
+            }
+        adversarial = loss({name: z + delta[name] for name, z in given.items()})
+        return {"adversarial": self.adversarial_weight * adversarial}
 
     @staticmethod
-    def _modalities(backbone: Backbone, graph: Graph) -> list[str]:
-        names = getattr(backbone, "modalities", backbone.content_channels)
-        return [name for name in names if name in graph.x]
-
-    def _loss(
-        self, backbone: Backbone, graph: Graph, batch: Triplets, given: dict[str, Tensor]
-    ) -> Tensor:
-        """:math:`L_0` on other features, or other projections."""
-        if self.on == "features":
-            stages = backbone(graph.replace(x={**graph.x, **given}), self.computed_rows(batch))
-        else:
-            stages = backbone.forward_from(given, graph)
+    def _total(backbone: Backbone, stages: Stages, batch: Triplets) -> Tensor:
+        """:math:`L_0`, all of its terms."""
         return torch.stack(list(backbone.loss(stages, batch).values())).sum()
 
     def _delta(
-        self, backbone: Backbone, graph: Graph, batch: Triplets, given: dict[str, Tensor]
+        self,
+        backbone: Backbone,
+        loss: Callable[[dict[str, Tensor]], Tensor],
+        given: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         if self.kind == "random":
             return {
@@ -129,21 +135,11 @@ class AMR(Method):
                 for name, x in given.items()
             }
         point = {name: x.detach().requires_grad_() for name, x in given.items()}
-        loss = self._loss(backbone, graph, batch, point)
-        gradients: tuple[Tensor | None, ...] = (None,)
-        if point and loss.requires_grad:
-            gradients = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
-        if all(gradient is None for gradient in gradients):
-            raise ValueError(
-                f"AMR perturbs what the loss reads of the modality {self.on}, and that of "
-                f"{type(backbone).__name__} reads nothing of them here"
-            )
-        found = dict(zip(point, gradients, strict=True))
-        return {
-            name: torch.zeros_like(x) if found[name] is None else self._step(found[name])  # type: ignore[arg-type]
-            for name, x in point.items()
-        }
-
-    def _step(self, gradient: Tensor) -> Tensor:
-        direction = gradient.sign() if self.kind == "sign" else normalize_rows(gradient)
-        return self.epsilon * direction
+        with torch.enable_grad():
+            value = loss(point)
+        gradients = torch.autograd.grad(value, list(point.values()), materialize_grads=True)
+        delta = {}
+        for name, gradient in zip(point, gradients, strict=True):
+            direction = gradient.sign() if self.kind == "sign" else normalize_rows(gradient)
+            delta[name] = self.epsilon * direction
+        return delta

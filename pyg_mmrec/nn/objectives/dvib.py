@@ -9,16 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pyg_mmrec.data import Graph
+from pyg_mmrec.nn.argument_checks import check_choice, check_weight
 from pyg_mmrec.nn.backbones import EVERY_ROW, Backbone, Rows, Stages, Triplets
-from pyg_mmrec.nn.backbones.backbone import check_weight
 from pyg_mmrec.nn.losses import BottleneckRate, DistillationLoss, NormalKLRate
 from pyg_mmrec.nn.noise import AdaptiveNoise, ConstantNoise
 from pyg_mmrec.nn.objectives.method import Method
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"'{name}' needs to be one of {list(choices)} (got {value!r})")
 
 
 class _DVIB(Method):
@@ -41,10 +36,10 @@ class _DVIB(Method):
         check_weight("clean_weight", clean_weight)
         check_weight("noisy_weight", noisy_weight)
         check_weight("distillation_weight", distillation_weight)
-        _check_choice("rows", rows, ("batch", "all"))
-        _check_choice("compare", compare, ("features", "scores", "batch_scores"))
-        _check_choice("stop_gradient", stop_gradient, ("none", "teacher"))
-        _check_choice("mixing", mixing, ("sum", "convex"))
+        check_choice("rows", rows, ("batch", "all"))
+        check_choice("compare", compare, ("features", "scores", "batch_scores"))
+        check_choice("stop_gradient", stop_gradient, ("none", "teacher"))
+        check_choice("mixing", mixing, ("sum", "convex"))
         if mixing == "convex" and distillation_weight > 1:
             raise ValueError(
                 f"'distillation_weight' needs to lie in [0, 1] for convex mixing "
@@ -294,7 +289,7 @@ class DVIBa(_DVIB):
             stop_gradient, mixing,
         )  # fmt: skip
         check_weight("rate_weight", rate_weight)
-        _check_choice("rate", rate, ("paper", "normal_kl"))
+        check_choice("rate", rate, ("paper", "normal_kl"))
         self.rate_weight = rate_weight
         if rate_weight > 0 and rate == "paper":
             self.rate = BottleneckRate(prior_scale, hidden_weight, scale_weight, reduction="none")

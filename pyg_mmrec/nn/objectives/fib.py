@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pyg_mmrec.data import Graph
+from pyg_mmrec.nn.argument_checks import check_weight
 from pyg_mmrec.nn.backbones import Backbone, ContentBackbone, SomeRows, Stages, Triplets
-from pyg_mmrec.nn.backbones.backbone import check_weight
 from pyg_mmrec.nn.losses import HSICLoss
 from pyg_mmrec.nn.objectives.method import Method, backbones_with
 
 
 class FIB(Method):
     r"""Feature-level information bottleneck of IBMRec ("Less is More: Information Bottleneck
-    Denoised Multimedia Recommendation", Eq. 22).
+    Denoised Multimedia Recommendation", Eq. 22, 30).
 
     .. math::
         \alpha \sum_m \mathrm{HSIC}(\mathbf{Z}^m_b, \mathbf{x}^m_b)
@@ -53,6 +53,8 @@ class FIB(Method):
         check_weight("weight", weight)
         self.weight = weight
         self.hsic = HSICLoss(variance, unbiased=unbiased)
+        if modalities is not None and (isinstance(modalities, str) or not modalities):
+            raise ValueError(f"'modalities' needs one or more names (got {modalities!r})")
         self.modalities = None if modalities is None else list(modalities)
         self._names: list[str] = []  # those of the backbone, without a choice
 
@@ -83,6 +85,8 @@ class FIB(Method):
         clean: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """Dependence of each modality's projection on its raw features."""
+        if self.weight == 0:
+            return {}
         items = batch.unique_items()
         z = backbone.content(graph, SomeRows(batch.user, items))
         terms = {}

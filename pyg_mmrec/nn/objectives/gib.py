@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import SIMILAR
+from pyg_mmrec.nn.argument_checks import check_weight
 from pyg_mmrec.nn.backbones import Backbone, Stages, Triplets
-from pyg_mmrec.nn.backbones.backbone import check_weight
 from pyg_mmrec.nn.edge_mask import BernoulliEdgeMask
 from pyg_mmrec.nn.losses import HSICLoss
 from pyg_mmrec.nn.objectives.method import Method, backbones_with
@@ -55,7 +55,7 @@ class GIB(Method):
 
     is added, the dependence between the final vectors of the batch's items on the masked and on
     the full graph. In ranking, edges are weighted with their keep probability:
-    ``objective.inference_graph(graph)``.
+    ``objective.inference_graph(graph)``. So ranking needs the mask's weights beside the backbone's.
 
     Args:
         weight (float, optional): :math:`\beta`. (default: 0.5)
@@ -107,37 +107,48 @@ class GIB(Method):
                 f"'has_item_graph' is false); {backbones_with(lambda item: item.has_item_graph)} "
                 f"have one"
             )
-        channels = backbone.item_embedding.weight.size(1)  # type: ignore[union-attr,operator]
+        channels = dict(backbone.content_channels)
+        embedding = getattr(backbone, "item_embedding", None)
+        if embedding is not None:
+            channels["id"] = embedding.weight.size(1)
+        if not channels:
+            raise ValueError(
+                f"GIB reads the items of an edge, and {type(backbone).__name__} has neither an "
+                f"'item_embedding' nor projected modalities ('content_channels')"
+            )
         self.edge_mask = BernoulliEdgeMask(
-            channels + sum(backbone.content_channels.values()),
-            self.hidden_channels or channels,
+            sum(channels.values()),
+            self.hidden_channels or channels.get("id", 64),
             self.temperature,
             self.straight_through,
         )
 
-    def _ends(self, backbone: Backbone, graph: Graph) -> Tensor:
+    def _items(self, backbone: Backbone, graph: Graph) -> Tensor:
         """What the mask reads of every item, :math:`[z_i || q_i]`."""
-        content = backbone.content(graph)
-        z = [content[name] for name in backbone.content_channels]
-        return torch.cat([*z, backbone.item_embedding.weight], 1)  # type: ignore[union-attr,list-item]
+        content = backbone.content(graph) if backbone.content_channels else {}
+        parts = [content[name] for name in backbone.content_channels]
+        if hasattr(backbone, "item_embedding"):
+            parts.append(backbone.item_embedding.weight)  # type: ignore[union-attr,arg-type]
+        return torch.cat(parts, 1)
+
+    def _keep(self, backbone: Backbone, graph: Graph) -> tuple[Adjacency, Tensor]:
+        similar = backbone.item_graph(graph)
+        return similar, self.edge_mask.probability(self._items(backbone, graph), similar)
 
     def keep_probability(self, backbone: Backbone, graph: Graph) -> tuple[Tensor, Tensor]:
         """The edges of the item graph ``[2, num_edges]`` and the probability that each is kept."""
-        similar = backbone.item_graph(graph)
-        ends = self._ends(backbone, graph)
-        return similar.edge_index, self.edge_mask.probability(ends, similar)
+        similar, keep = self._keep(backbone, graph)
+        return similar.edge_index, keep
 
     def refine(self, backbone: Backbone, graph: Graph) -> Graph:
         """The graph with a drawn mask on its item graph."""
         similar = backbone.item_graph(graph)
-        masked = mask_item_graph(similar, self.edge_mask(self._ends(backbone, graph), similar))
+        masked = mask_item_graph(similar, self.edge_mask(self._items(backbone, graph), similar))
         return graph.replace(adjacency={**graph.adjacency, SIMILAR: masked, UNMASKED: similar})
 
     def inference_graph(self, backbone: Backbone, graph: Graph) -> Graph:
         """The graph with its item graph weighted by keep probabilities."""
-        similar = backbone.item_graph(graph)
-        keep = self.edge_mask.probability(self._ends(backbone, graph), similar)
-        masked = mask_item_graph(similar, keep)
+        masked = mask_item_graph(*self._keep(backbone, graph))
         return graph.replace(adjacency={**graph.adjacency, SIMILAR: masked})
 
     def terms(

@@ -9,25 +9,28 @@ from pyg_mmrec.nn.objectives.method import Method
 from pyg_mmrec.nn.objectives.second_stage import SecondStage
 
 
-def ibmrec(backbone: Backbone | type[Backbone]) -> list[type[Method]]:
+def ibmrec(backbone: Backbone | type[Backbone]) -> list[Method]:
     """The parts of IBMRec ("Less is More: Information Bottleneck Denoised Multimedia
-    Recommendation", Table 3) that go with a backbone.
+    Recommendation", Table 3) that go with a backbone, with their default options.
 
-    :class:`GIB` where there is an item-item graph, :class:`SecondStage` where users have multimedia
-    vectors, and :class:`FIB` where these or projections alone are what represents the modalities:
-    so FIB and the second stage on VBPR and VLightGCN, GIB on LATTICE, all three on VLATTICE.
+    VBPR and VLightGCN take :class:`FIB` and :class:`SecondStage`, LATTICE takes :class:`GIB`,
+    VLATTICE all three. The rule for others: :class:`GIB` if there is an item-item graph,
+    :class:`SecondStage` if users have multimedia vectors, and :class:`FIB` if they have some or
+    there is no item-item graph.
 
     Args:
         backbone (Backbone or type): The backbone, or its class.
 
-    Returns:
-        list[type[Method]]: Classes to make the methods of.
+    Example:
+        .. code-block:: python
+
+            objective = Objective(backbone, *ibmrec(backbone))
     """
-    parts: list[type[Method]] = []
+    parts: list[Method] = []
     if backbone.has_user_content or not backbone.has_item_graph:
-        parts.append(FIB)
+        parts.append(FIB())
     if backbone.has_item_graph:
-        parts.append(GIB)
+        parts.append(GIB())
     if backbone.has_user_content:
-        parts.append(SecondStage)
+        parts.append(SecondStage())
     return parts

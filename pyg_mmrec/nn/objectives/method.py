@@ -23,6 +23,8 @@ class Method(nn.Module):
 
     #: Prefix of the method's loss terms.
     name: str = "method"
+    #: Whether an objective has it: what :meth:`attach` built is of that one's backbone.
+    attached: bool = False
 
     @property
     def reads_all_rows(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
+from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.objectives.method import Method
 
 
@@ -33,8 +33,10 @@ class MirrorGradient(Method):
 
     def __init__(self, alpha_1: float = 1.0, alpha_2: float = 0.1, interval: int = 3) -> None:
         super().__init__()
-        check_weight("alpha_1", alpha_1)
-        check_weight("alpha_2", alpha_2)
+        for name, value in (("alpha_1", alpha_1), ("alpha_2", alpha_2)):
+            check_weight(name, value)
+            if value == 0:  # Adam's moments would move the weights all the same
+                raise ValueError(f"'{name}' needs to be positive (got {value})")
         check_positive("interval", interval)
         self.alpha_1 = alpha_1
         self.alpha_2 = alpha_2

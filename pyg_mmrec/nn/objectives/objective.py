@@ -20,7 +20,8 @@ class Objective(nn.Module):
         *methods (Method): Training methods; they compose.
 
     Raises:
-        ValueError: If the backbone lacks what a method needs, or two methods have the same name.
+        ValueError: If the backbone lacks what a method needs or has nothing to train, two methods
+            have the same name, or a method is part of another objective.
 
     Example:
         .. code-block:: python
@@ -46,6 +47,14 @@ class Objective(nn.Module):
 
     def __init__(self, backbone: Backbone, *methods: Method) -> None:
         super().__init__()
+        for method in methods:
+            if not isinstance(method, Method):
+                raise ValueError(f"'methods' needs methods, instances of Method (got {method!r})")
+            if method.attached:
+                raise ValueError(
+                    f"this {type(method).__name__} is part of another objective, and what it has "
+                    f"learned or built belongs to that backbone: make another one"
+                )
         names = [method.name for method in methods]
         if len(set(names)) < len(names):
             raise ValueError(f"each method goes in once (got {names})")
@@ -53,6 +62,13 @@ class Objective(nn.Module):
             raise ValueError(f"only one method can scale the gradient (got {names})")
         for method in methods:
             method.attach(backbone)
+        weights = next(backbone.parameters(), None)
+        if weights is None and methods:
+            raise ValueError(
+                f"{type(backbone).__name__} has nothing to train, so no method goes with it"
+            )
+        for method in methods:
+            method.to(weights).attached = True  # where the backbone is, in its floating-point type
         self.backbone = backbone
         self.methods = nn.ModuleList(methods)
 

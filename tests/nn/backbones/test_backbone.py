@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones import FREEDOM, VBPR, Backbone, LightGCN, MostPop, Triplets
-from pyg_mmrec.nn.backbones.backbone import check_positive, check_weight
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3", None])

@@ -234,7 +234,7 @@ def test_gradient_descent_removes_dependence():
 
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_two_kernels_are_the_largest_thing_in_memory(both, unbiased, tmp_path):
+def test_half_of_two_kernels_is_the_largest_thing_in_memory(both, unbiased, tmp_path):
     n, trace = 1024, tmp_path / "trace.json"
     x, y = (z.float() for z in vectors(n))
     x.requires_grad_(), y.requires_grad_(both)
@@ -247,8 +247,8 @@ def test_two_kernels_are_the_largest_thing_in_memory(both, unbiased, tmp_path):
     sizes = [event["Bytes"] for event in events]
     totals = [event["Total Allocated"] for event in events]
     kernel = 4 * n * n
-    assert max(sizes) == kernel
-    assert 2 * kernel <= max(totals) - (totals[0] - sizes[0]) < 2.5 * kernel
+    assert kernel / 2 < max(sizes) < 0.7 * kernel
+    assert kernel < max(totals) - (totals[0] - sizes[0]) < 1.8 * kernel
 
 
 @pytest.mark.parametrize(
@@ -293,3 +293,15 @@ def test_variance_needs_to_be_positive(variance):
         hsic(torch.eye(3), torch.eye(3), variance)
     with pytest.raises(ValueError, match=match):
         HSICLoss(variance)
+
+
+@pytest.mark.parametrize("n", [5, 400])
+def test_the_operators_keep_their_promises(n):
+    x, y = (torch.randn(n, k, requires_grad=True) for k in (4, 3))
+    torch.library.opcheck(torch.ops.pyg_mmrec.kernel_sums.default, (x, y))
+
+
+def test_types_may_differ():
+    x, y = vectors(9)
+    assert hsic(x.float(), y).dtype == torch.float64
+    torch.testing.assert_close(hsic(x.float(), y), hsic(x, y), rtol=1e-5, atol=0)

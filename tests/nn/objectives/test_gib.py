@@ -350,8 +350,8 @@ def test_backbones_without_an_item_graph_are_refused(tiny):
         ({"weight": -1.0}, r"'weight' needs to be a number of 0 or more \(got -1.0\)"),
         ({"variance": -0.1}, r"'variance' needs to be positive \(got -0.1\)"),
         ({"temperature": 0.0}, r"'temperature' needs to be positive \(got 0.0\)"),
-        ({"hidden_channels": -3}, r"'hidden_channels' needs to be positive \(got -3\)"),
-        ({"hidden_channels": 0}, r"'hidden_channels' needs to be positive \(got 0\)"),
+        ({"hidden_channels": -3}, r"'hidden_channels' needs to be a positive integer \(got -3\)"),
+        ({"hidden_channels": 0}, r"'hidden_channels' needs to be a positive integer \(got 0\)"),
     ],
 )
 def test_bad_options_are_refused(options, message):

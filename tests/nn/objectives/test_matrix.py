@@ -44,9 +44,9 @@ def build(model, method, data, seed=0):
     backbone = BACKBONES[model].from_data(data, **options)
     methods = []
     for name in [] if method == "none" else method.split("+"):
-        for item in ibmrec(backbone) if name == "ibmrec" else [METHODS[name]]:
-            raw = item is FIB and model == "MMGCN"  # of text, which FIB does not take
-            methods.append(FIB(modalities=["image"]) if raw else item())
+        raw = (name, model) == ("fib", "MMGCN")  # of text, which FIB does not take
+        one = FIB(modalities=["image"]) if raw else METHODS[name]() if name in METHODS else None
+        methods += ibmrec(backbone) if one is None else [one]
     return Objective(backbone, *methods)
 
 

@@ -3,8 +3,25 @@ import torch
 from torch import nn
 
 from pyg_mmrec.data.graph import INTERACTS
-from pyg_mmrec.nn.backbones import FREEDOM, VBPR, LightGCN, MostPop
-from pyg_mmrec.nn.objectives import DVIBc, Method, Objective
+from pyg_mmrec.nn.backbones import (
+    FREEDOM,
+    GRCN,
+    LATTICE,
+    VBPR,
+    VLATTICE,
+    LightGCN,
+    MostPop,
+    VLightGCN,
+)
+from pyg_mmrec.nn.objectives import (
+    GIB,
+    DVIBa,
+    DVIBc,
+    Method,
+    MirrorGradient,
+    Objective,
+    ibmrec,
+)
 
 
 class Halve(Method):
@@ -132,3 +149,39 @@ def test_the_base_method_changes_nothing(tiny, sample):
     objective = Objective(backbone, Method())
     torch.testing.assert_close(objective(graph, batch), Objective(backbone)(graph, batch))
     assert objective.inference_graph(graph) is graph
+
+
+def test_a_method_goes_with_one_backbone_alone(tiny):
+    method = GIB()
+    first = Objective(VLATTICE.from_data(tiny, embedding_dim=8), method)
+    weights = first.methods[0].edge_mask.lin_out.weight
+    with pytest.raises(ValueError, match="this GIB is part of another objective"):
+        Objective(FREEDOM.from_data(tiny, embedding_dim=4), method)
+    assert first.methods[0].edge_mask.lin_out.weight is weights
+    with pytest.raises(ValueError, match="needs methods, instances of Method"):
+        Objective(VLATTICE.from_data(tiny), GIB)
+
+
+def test_methods_follow_the_backbone(tiny, sample):
+    backbone = VLATTICE.from_data(tiny, embedding_dim=8).double()
+    objective = Objective(backbone, *ibmrec(backbone), DVIBa())
+    assert {x.dtype for x in objective.parameters()} == {torch.float64}
+    on_meta = Objective(VLATTICE.from_data(tiny, embedding_dim=8).to("meta"), GIB())
+    assert {x.device.type for x in on_meta.parameters()} == {"meta"}
+
+
+def test_what_trains_nothing_takes_no_method(tiny):
+    with pytest.raises(ValueError, match="MostPop has nothing to train, so no method goes with it"):
+        Objective(MostPop(tiny["user"].num_nodes, tiny["item"].num_nodes), MirrorGradient())
+    Objective(MostPop(tiny["user"].num_nodes, tiny["item"].num_nodes))
+
+
+def test_the_parts_of_ibmrec(tiny):
+    parts = {
+        cls: [type(method).__name__ for method in ibmrec(cls)]
+        for cls in (VBPR, VLightGCN, LATTICE, VLATTICE, FREEDOM, GRCN)
+    }
+    both = ["FIB", "SecondStage"]
+    assert list(parts.values()) == [
+        both, both, ["GIB"], ["FIB", "GIB", "SecondStage"], ["GIB"], ["FIB"],
+    ]  # fmt: skip
