@@ -14,6 +14,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from typing_extensions import Self
 
 from pyg_mmrec.data import Adjacency, Graph
+from pyg_mmrec.data.graph import SIMILAR
 from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets
 
@@ -253,6 +254,20 @@ class Backbone(nn.Module, ABC):
             NotImplementedError: If :attr:`has_item_graph` is false.
         """
         raise NotImplementedError(f"{type(self).__name__} has no item-item graph")
+
+    def item_vectors_on(
+        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+    ) -> Tensor:
+        """Final item vectors on another item-item graph, all else as in ``stages``.
+
+        Args:
+            similar (Adjacency): The other graph.
+            stages (Stages): What the backbone computed on ``graph``.
+            graph (Graph): The graph.
+            batch (Triplets, optional): What ``stages`` were computed for, if not for every row.
+        """
+        other = graph.replace(adjacency={**graph.adjacency, SIMILAR: similar})
+        return self.vectors(self(other, batch))[1]
 
     def content_vectors(self, graph: Graph, rows: Rows = EVERY_ROW) -> tuple[Tensor, Tensor]:
         """Multimedia vectors of some users and items before any propagation, of the same width.

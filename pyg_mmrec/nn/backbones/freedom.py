@@ -152,6 +152,16 @@ class FREEDOM(ContentBackbone):
         # The full graph's symmetric normalisation 1 / sqrt(d_u d_i) is the sampling weight.
         return prune_interactions(graph, degree_sensitive_sample(full.weight, num_kept, generator))
 
+    def item_vectors_on(
+        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+    ) -> Tensor:
+        """Runs the item-graph layers anew; the user-item part stays."""
+        h = self.item_embedding.weight
+        for _ in range(self.num_item_layers):
+            h = self.item_conv(h, similar)
+        rows = EVERY_ROW if batch is None else batch
+        return stages.context["item/propagated"] + rows.at("item", h)
+
     @property
     def sites(self) -> dict[str, int]:
         """The item vectors after each item-graph layer."""

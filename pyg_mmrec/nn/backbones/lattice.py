@@ -210,6 +210,16 @@ class LATTICE(ContentBackbone):
         learned = self._learned(self.content(graph), graph)
         return graph.replace(adjacency={**graph.adjacency, SIMILAR: learned})
 
+    def item_vectors_on(
+        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+    ) -> Tensor:
+        """Runs the item-graph layers anew; the user-item part stays."""
+        h = self.item_embedding.weight
+        for _ in range(self.num_item_layers):
+            h = self.item_conv(h, similar)
+        rows = EVERY_ROW if batch is None else batch
+        return stages.context["item/propagated"] + normalize_rows(rows.at("item", h))
+
     # Stages --------------------------------------------------------------------------------------
 
     @property

@@ -18,6 +18,7 @@ from pyg_mmrec.nn.backbones.lattice import (
     normalized_item_graph,
     with_modality_item_graphs,
 )
+from pyg_mmrec.nn.backbones.stages import Stages, Triplets
 from pyg_mmrec.nn.backbones.vlightgcn import VLightGCN
 from pyg_mmrec.nn.conv import WeightedConv
 from pyg_mmrec.nn.functional import normalize_rows
@@ -131,8 +132,19 @@ class VLATTICE(VLightGCN):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Propagates over the interactions and over the item graph, and joins both."""
         reached, output, _ = super().encode(hidden, context, graph, delta)
-        h = reached["item/embedding"]
+        item = self._join(output["item"], reached["item/embedding"], context["similar"])
+        vectors = {"user": output["user"], "item": item}
+        return reached, {**output, "item": item, "item/propagated": output["item"]}, vectors
+
+    def _join(self, propagated: Tensor, h: Tensor, similar: Adjacency) -> Tensor:
         for _ in range(self.num_item_layers):
-            h = self.item_conv(h, context["similar"])
-        item = output["item"] + normalize_rows(h)
-        return reached, {**output, "item": item}, {"user": output["user"], "item": item}
+            h = self.item_conv(h, similar)
+        return propagated + normalize_rows(h)
+
+    def item_vectors_on(
+        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+    ) -> Tensor:
+        """Runs the item-graph layers anew; the user-item part stays."""
+        return self._join(
+            stages.output["item/propagated"], stages.hidden["item/embedding"], similar
+        )

@@ -162,10 +162,8 @@ class GIB(Method):
         """Dependence between the item vectors on the masked and on the full graph."""
         if self.weight == 0:
             return {}
-        full = graph.replace(adjacency={**graph.adjacency, SIMILAR: graph.adjacency[UNMASKED]})
-        rows = batch.unique_item_rows()
-        masked, unmasked = (
-            backbone.vectors(x)[1].index_select(0, rows)
-            for x in (stages, backbone(full, self.computed_rows(batch)))
-        )
-        return {"hsic": self.weight * self.hsic(masked, unmasked)}
+        masked = backbone.vectors(stages)[1]
+        rows, batch_rows = batch.unique_item_rows(), self.computed_rows(batch)
+        full = backbone.item_vectors_on(graph.adjacency[UNMASKED], stages, graph, batch_rows)
+        value = self.hsic(masked.index_select(0, rows), full.index_select(0, rows))
+        return {"hsic": self.weight * value}
