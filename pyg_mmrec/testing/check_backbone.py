@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyg_mmrec.data import Graph
-from pyg_mmrec.data.graph import INTERACTS
-from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, Stages, Triplets
+from pyg_mmrec.data.graph import INTERACTS, SIMILAR
+from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, SomeRows, Stages, Triplets
 from pyg_mmrec.nn.backbones.stages import node_type
 from pyg_mmrec.testing.check import (
     Check,
@@ -74,6 +74,8 @@ def check_backbone(
         check.vectors()
         check.state()
         check.sample_graph()
+        check.content()
+        check.item_graph()
 
 
 class _BackboneCheck(Check):
@@ -463,3 +465,66 @@ class _BackboneCheck(Check):
         with torch.no_grad():
             terms = self.backbone.loss(self.backbone(drawn), self.batch)
         self.require_terms(terms, "'loss' on a sampled graph")
+
+    @torch.no_grad()
+    def content(self) -> None:
+        backbone, graph = self.backbone, self.graph
+        rows = SomeRows(self.batch.user, self.batch.positive)
+        channels = backbone.content_channels
+        whole, some = ({}, {}) if not channels else (
+            backbone.content(graph), backbone.content(graph, rows)
+        )  # fmt: skip
+        for name, width in channels.items():
+            shape = list(whole[name].shape) if name in whole else "nothing"
+            self.require(
+                shape == [graph.num_items, width],
+                f"'content_channels' declares {width} channels of '{name}', but 'content' returns "
+                f"{shape}; return one row per item",
+            )
+            self.require(
+                close(some[name], rows.at("item", whole[name])),
+                f"'content' for some rows differs from the same rows of all in '{name}'; return "
+                f"'rows.at(\"item\", z)'",
+            )
+        if backbone.has_user_content:
+            user, item = backbone.content_vectors(graph, rows)
+            self.require(
+                user.shape[1:] == item.shape[1:] and len(user) == len(item) == len(rows.user),
+                f"'content_vectors' needs to return one row per given user and item, of one width "
+                f"(got {list(user.shape)} and {list(item.shape)} for {len(rows.user)} of each)",
+            )
+            self.require(
+                any(True for _ in backbone.user_content_parameters()),
+                "'has_user_content' is true, but 'user_content_parameters' names none",
+            )
+
+    def item_graph(self) -> None:
+        backbone, graph = self.backbone, self.graph
+        if not backbone.has_item_graph:
+            return
+        backbone.eval()
+        similar = backbone.item_graph(graph)
+        self.require(
+            similar.size == (graph.num_items, graph.num_items),
+            f"'item_graph' needs to lead from items to items (its size is {similar.size})",
+        )
+        refined = graph.replace(adjacency={**graph.adjacency, SIMILAR: similar})
+        stages = backbone(refined)
+        item = backbone.vectors(stages)[1]
+        self.require(
+            close(item, backbone.vectors(backbone(graph))[1]),
+            f"'item_graph' is not what items are propagated over: given as {SIMILAR}, it changes "
+            f"the item vectors",
+        )
+        half = similar.with_weight(similar.weight * torch.rand_like(similar.weight))
+        other = graph.replace(adjacency={**graph.adjacency, SIMILAR: half})
+        expected = backbone.vectors(backbone(other))[1]
+        self.require(
+            not close(expected, item),
+            f"items are not propagated over the graph's {SIMILAR}: another one changes nothing",
+        )
+        self.require(
+            close(backbone.item_vectors_on(half, stages, refined), expected),
+            "'item_vectors_on' differs from a run on a graph with that item graph",
+        )
+        backbone.train()

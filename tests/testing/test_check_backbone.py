@@ -14,6 +14,7 @@ from pyg_mmrec.nn.backbones import (
     EVERY_ROW,
     FREEDOM,
     VBPR,
+    VLATTICE,
     Backbone,
     ItemKNN,
     LightGCN,
@@ -488,3 +489,71 @@ def test_sampled_graphs_follow_the_generator():
             return graph
 
     refused(Writing, "'sample_graph' writes into the graph it is given")
+
+
+def test_content_is_what_is_declared():
+    class Wide(VBPR):
+        @property
+        def content_channels(self):
+            return dict.fromkeys(self.modalities, 7)
+
+    refused(Wide, "declares 7 channels of 'image', but 'content'")
+
+    class Late(VBPR):
+        def content(self, graph, rows=EVERY_ROW):
+            return {name: rows.at("item", z) + 1 for name, z in super().content(graph).items()}
+
+        def project(self, graph, rows=EVERY_ROW):
+            return VBPR.content(self, graph, rows)
+
+    backbone = Late.from_data(DATA, embedding_dim=4)
+    check_backbone(backbone, backbone.graph(DATA))
+
+    class Whole(VBPR):
+        def content(self, graph, rows=EVERY_ROW):
+            return super().content(graph)
+
+        def project(self, graph, rows=EVERY_ROW):
+            return VBPR.content(self, graph, rows)
+
+    refused(Whole, "for some rows differs from the same rows")
+
+    class Nobody(VBPR):
+        def user_content_parameters(self):
+            return iter(())
+
+    refused(Nobody, "'user_content_parameters' names none")
+
+    class Uneven(VBPR):
+        def content_vectors(self, graph, rows=EVERY_ROW):
+            user, item = super().content_vectors(graph, rows)
+            return user[:, 1:], item
+
+    refused(Uneven, "one row per given user and item, of one")
+
+
+def test_the_item_graph_is_what_items_are_propagated_over():
+    class Reversed(VLATTICE):
+        def item_graph(self, graph):
+            return super().item_graph(graph).t()
+
+        def fuse(self, modality, graph):
+            hidden, context = super().fuse(modality, graph)
+            return hidden, {**context, "similar": VLATTICE.item_graph(self, graph)}
+
+    refused(Reversed, "is not what items are propagated over")
+
+    class Stubborn(VLATTICE):
+        def fuse(self, modality, graph):
+            hidden, context = super().fuse(modality, graph)
+            own = {k: x for k, x in graph.adjacency.items() if k != ("item", "similar", "item")}
+            similar = VLATTICE.item_graph(self, graph.replace(adjacency=own))
+            return hidden, {**context, "similar": similar}
+
+    refused(Stubborn, "another one changes nothing")
+
+    class Elsewhere(VLATTICE):
+        def item_vectors_on(self, similar, stages, graph, batch=None):
+            return stages.output["item"]
+
+    refused(Elsewhere, "'item_vectors_on' differs from a run")
