@@ -247,7 +247,13 @@ def test_relabelled_items_give_relabelled_rankings(model, method, tiny, relabell
     torch.testing.assert_close(other, scores, rtol=1e-4, atol=1e-5 * float(scores.abs().max()))
 
 
-@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+# Compiling takes seconds: a mirror gradient's step is a plain one, and of methods that read the
+# projections alone a few backbones show what all do.
+FEW = {"amr": {"FREEDOM", "VBPR"}, "fib": {"GRCN", "LATTICE", "MMGCN", "VBPR"}, "mg": {"BPRMF"}}
+COMPILED = [pair for pair in EVERY_PAIR if pair.values[0] in FEW.get(pair.values[1], TRAINED)]
+
+
+@pytest.mark.parametrize(("model", "method"), COMPILED)
 def test_the_training_step_compiles_without_graph_break(model, method, tiny, sample):
     objective = build(model, method, tiny)
     full, batch = objective.backbone.graph(tiny), sample(tiny)
