@@ -224,3 +224,7 @@ class HSICLoss(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """HSIC of paired rows ``[n, channels]`` and ``[n, other_channels]``."""
         return hsic(x, y, self.variance, self.normalize, self.unbiased)
+
+    def extra_repr(self) -> str:
+        """Options, for ``repr``."""
+        return f"variance={self.variance}, normalize={self.normalize}, unbiased={self.unbiased}"

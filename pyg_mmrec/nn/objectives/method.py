@@ -82,6 +82,14 @@ class Method(nn.Module):
         """Loss terms of the second stage, an optimiser step of its own on the same batch."""
         return {}
 
+    def extra_repr(self) -> str:
+        """Options, for ``repr``."""
+        options = {
+            name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters
+        }
+        kept = {name: x for name, x in options.items() if not isinstance(x, nn.Module)}
+        return ", ".join(f"{name}={x!r}" for name, x in kept.items() if hasattr(self, name))
+
     @staticmethod
     def computed_rows(batch: Triplets) -> Triplets | None:
         """What to hand to a backbone for the rows that the clean path was run on."""

@@ -185,3 +185,11 @@ def test_the_parts_of_ibmrec(tiny):
     assert list(parts.values()) == [
         both, both, ["GIB"], ["FIB", "GIB", "SecondStage"], ["GIB"], ["FIB"],
     ]  # fmt: skip
+
+
+def test_a_method_shows_its_options():
+    assert (
+        repr(MirrorGradient(alpha_2=0.3)) == "MirrorGradient(alpha_1=1.0, alpha_2=0.3, interval=3)"
+    )
+    text = repr(GIB(weight=2.0, variance=None))
+    assert "weight=2.0" in text and "variance=None, normalize=True, unbiased=False" in text
