@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,19 +14,14 @@ from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 from pyg_mmrec.data import MultimodalDataset, PlantedDataset, statistics
-from pyg_mmrec.nn import backbones, objectives
-from pyg_mmrec.nn.backbones import Backbone
+from pyg_mmrec.nn import objectives
+from pyg_mmrec.nn.backbones import BACKBONES, Backbone
 from pyg_mmrec.nn.objectives import Method, Objective
 from pyg_mmrec.options import option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
 from pyg_mmrec.training.checkpoint import load_weights, read_json, save_tensors, write_json
 from pyg_mmrec.transforms import ScaleFeatures
 
-BACKBONES: dict[str, type[Backbone]] = {
-    name: item
-    for name, item in vars(backbones).items()
-    if isinstance(item, type) and issubclass(item, Backbone) and not inspect.isabstract(item)
-}
 METHODS: dict[str, type[Method]] = {
     "amr": objectives.AMR,
     "dvib-a": objectives.DVIBa,

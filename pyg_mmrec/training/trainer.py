@@ -394,7 +394,6 @@ class Trainer:
         ]
         return json.loads(json.dumps({**identity, **self._data_identity, **self._more_identity}))
 
-    @property
     def _names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.objective.named_parameters()}
 
@@ -415,9 +414,10 @@ class Trainer:
             return
         tensors = {f"weights/{k}": v for k, v in self.objective.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in self._best.items()}
+        names = self._names()
         for name, optimizer in self.optimizers.items():
             for parameter, slots in optimizer.state.items():
-                path = f"{name}/{self._names[parameter]}"
+                path = f"{name}/{names[parameter]}"
                 tensors |= {f"{path}/{k}": v for k, v in slots.items()}
         tensors |= {f"random/{k}": g.get_state() for k, g in self.generators.items()}
         tensors["random/cpu"] = torch.get_rng_state()
@@ -455,11 +455,12 @@ class Trainer:
 
         self.objective.load_state_dict(part("weights/"))
         self._best = part("best/")
+        names = self._names()
         for name, optimizer in self.optimizers.items():
             groups = optimizer.state_dict()["param_groups"]
             slots: dict[int, dict[str, Tensor]] = {}
             for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
-                slot = part(f"{name}/{self._names[parameter]}/")
+                slot = part(f"{name}/{names[parameter]}/")
                 if slot:  # the fused step reads memory as it lies: moments lie as their parameter
                     slots[index] = {
                         key: torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -1,5 +1,7 @@
 """Backbones in stages, and recommenders without training to hold them against."""
 
+from inspect import isabstract
+
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.bm3 import BM3
 from pyg_mmrec.nn.backbones.bprmf import BPRMF
@@ -26,6 +28,7 @@ from pyg_mmrec.nn.backbones.vlattice import VLATTICE
 from pyg_mmrec.nn.backbones.vlightgcn import VLightGCN
 
 __all__ = [
+    "BACKBONES",
     "EVERY_ROW",
     "BM3",
     "BPRMF",
@@ -49,3 +52,10 @@ __all__ = [
     "VLATTICE",
     "VLightGCN",
 ]
+
+#: Every backbone, by name.
+BACKBONES: dict[str, type[Backbone]] = {
+    name: item
+    for name, item in list(globals().items())
+    if isinstance(item, type) and issubclass(item, Backbone) and not isabstract(item)
+}

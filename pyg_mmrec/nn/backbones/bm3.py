@@ -12,7 +12,7 @@ from torch_geometric.transforms import BaseTransform
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.argument_checks import check_positive, check_rate, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
+from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
 from pyg_mmrec.nn.losses import emb_loss
@@ -97,10 +97,7 @@ class BM3(ContentBackbone):
         """
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
-                nn.init.xavier_normal_(module.weight)
+        draw_linear_layers(self, nn.init.xavier_normal_, zero_bias=False)
 
     @property
     def transform(self) -> BaseTransform:

@@ -15,13 +15,19 @@ from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows
 
 
-def draw_linear_layers(module: nn.Module, draw: Callable[[Tensor], Tensor]) -> None:
-    """Draws the weights of the linear layers in ``module`` anew; their biases start at 0."""
+def draw_linear_layers(
+    module: nn.Module, draw: Callable[[Tensor], Tensor], zero_bias: bool = True
+) -> None:
+    """Draws the weights of the linear layers in ``module`` anew; their biases start at 0, or as
+    :class:`torch.nn.Linear` draws them.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            draw(layer.weight)
-            if layer.bias is not None:
+            if not zero_bias:
+                layer.reset_parameters()
+            elif layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+            draw(layer.weight)
 
 
 def draw_as_one_table(user: Tensor, item: Tensor) -> None:

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.argument_checks import check_positive, check_weight
-from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_as_one_table
+from pyg_mmrec.nn.backbones.content_backbone import (
+    ContentBackbone,
+    draw_as_one_table,
+    draw_linear_layers,
+)
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import MMGCNConv
 from pyg_mmrec.nn.functional import normalize_rows
@@ -142,10 +146,7 @@ class MMGCN(ContentBackbone):
         draw_as_one_table(self.user_embedding.weight, self.item_embedding.weight)
         for table in self.preference.values():
             nn.init.xavier_normal_(table)
-        for lin in self.projection.modules():
-            if isinstance(lin, nn.Linear):
-                lin.reset_parameters()
-                nn.init.xavier_normal_(lin.weight)
+        draw_linear_layers(self.projection, nn.init.xavier_normal_, zero_bias=False)
         for module in self.convs.modules():
             if isinstance(module, MMGCNConv):
                 module.reset_parameters()

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn import backbones
-from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, Stages, Triplets
+from pyg_mmrec.nn.backbones import BACKBONES, Backbone, GatheredTriplets, Stages, Triplets
 
 
 class Method(nn.Module):
@@ -98,11 +97,4 @@ class Method(nn.Module):
 
 def backbones_with(fact: Callable[[type[Backbone]], bool]) -> str:
     """Names of the library's backbones that declare a fact, for error messages."""
-    return ", ".join(
-        name
-        for name, item in sorted(vars(backbones).items())
-        if isinstance(item, type)
-        and issubclass(item, Backbone)
-        and not inspect.isabstract(item)
-        and fact(item)
-    )
+    return ", ".join(name for name, item in sorted(BACKBONES.items()) if fact(item))
