@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
+from torch_geometric.transforms import BaseTransform, Compose
 
 from pyg_mmrec.data import MultimodalDataset, PlantedDataset, statistics
 from pyg_mmrec.nn import objectives
@@ -20,7 +21,12 @@ from pyg_mmrec.nn.objectives import Method, Objective
 from pyg_mmrec.options import option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
 from pyg_mmrec.training.checkpoint import load_weights, read_json, save_tensors, write_json
-from pyg_mmrec.transforms import ScaleFeatures
+from pyg_mmrec.transforms import (
+    AddFeatureNoise,
+    AddTextRedundancy,
+    AddVisualRedundancy,
+    ScaleFeatures,
+)
 
 METHODS: dict[str, type[Method]] = {
     "amr": objectives.AMR,
@@ -33,6 +39,14 @@ METHODS: dict[str, type[Method]] = {
 }
 #: Names for several methods at once, of :obj:`METHODS`, as they go with a backbone.
 COMBINATIONS: dict[str, Callable[[type[Backbone]], list[Method]]] = {"ibmrec": objectives.ibmrec}
+#: What may be done to the features of data, in this order: the option's type, and the transform
+#: for its value and the run's seed.
+FEATURE_TRANSFORMS: dict[str, tuple[Any, Callable[[Any, int], BaseTransform]]] = {
+    "scale_features": (str, lambda method, _: ScaleFeatures(method)),
+    "feature_noise": (float, lambda std, seed: AddFeatureNoise(std, seed=seed)),
+    "visual_redundancy": (str, lambda name, seed: AddVisualRedundancy(modality=name, seed=seed)),
+    "text_redundancy": (str, lambda name, seed: AddTextRedundancy(modality=name, seed=seed)),
+}
 PLANTED = {"planted": "small", "planted-tiny": "tiny"}
 PRESETS = ("paper", "mmrec")
 
@@ -63,8 +77,12 @@ class Experiment:
             (default: ``paper``)
         options (dict[str, str]): Options as text, by names like ``model.num_layers``,
             ``method.std``, ``train.batch_size``, ``data.split``; of several methods that share one,
-            ``method.gib.weight``; ``data.scale_features`` is a method of
-            :class:`~pyg_mmrec.transforms.ScaleFeatures`.
+            ``method.gib.weight``. Features change in this order by ``data.scale_features``, a
+            method of :class:`~pyg_mmrec.transforms.ScaleFeatures`; ``data.feature_noise``, the
+            ``std`` of :class:`~pyg_mmrec.transforms.AddFeatureNoise`; ``data.visual_redundancy``
+            and ``data.text_redundancy``, the modality that
+            :class:`~pyg_mmrec.transforms.AddVisualRedundancy` and
+            :class:`~pyg_mmrec.transforms.AddTextRedundancy` (on bare features) change.
         seed (int): Seed of weights, sampling and noise. (default: 0)
         start_from (str, optional): A finished run's folder, whose weights the backbone starts from;
             of several seeds, that of the same seed below it.
@@ -100,7 +118,10 @@ class Experiment:
                 if name in self.backbone_class.options()
             },
             "train": option_types(TrainingOptions, ("seed",)),
-            "data": {**option_types(dataset_class, data_hidden), "scale_features": str | None},
+            "data": {
+                **option_types(dataset_class, data_hidden),
+                **{name: kind | None for name, (kind, _) in FEATURE_TRANSFORMS.items()},
+            },
         }
         for method, item in self.methods.items():
             known[f"method.{method}"] = option_types(item)
@@ -156,8 +177,14 @@ class Experiment:
     def load(self) -> HeteroData:
         """Reads or generates the data."""
         options = dict(self.parsed["data"])
-        scale = options.pop("scale_features", None)
-        transform = None if scale is None else ScaleFeatures(scale)
+        values = {name: options.pop(name, None) for name in FEATURE_TRANSFORMS}
+        transform = Compose(
+            [
+                make(values[name], self.seed)
+                for name, (_, make) in FEATURE_TRANSFORMS.items()
+                if values[name] is not None
+            ]
+        )
         if self.dataset in PLANTED:
             return PlantedDataset(PLANTED[self.dataset], transform=transform, **options)[0]
         if "modalities" in self.parsed["model"]:

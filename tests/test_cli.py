@@ -255,3 +255,26 @@ def test_features_are_scaled_on_request():
         torch.testing.assert_close(scaled[name].x, unit)
     with pytest.raises(ValueError, match="needs to be one of"):
         Experiment("VBPR", "planted-tiny", options={"data.scale_features": "log"}).load()
+
+
+def test_features_are_probed_on_request():
+    def features(seed=0, **options):
+        named = {f"data.{name}": value for name, value in options.items()}
+        data = Experiment("VBPR", "planted-tiny", options=named, seed=seed).load()
+        return data["image"].x, data["text"].x
+
+    image, text = features()
+    width = image.size(1)
+    noisy, _ = features(feature_noise="0.5", scale_features="max_abs")
+    difference = noisy - image / image.abs().max()  # scaled first: the noise has its own unit
+    assert difference.std().item() == pytest.approx(0.5, rel=0.05)
+    again, _ = features(feature_noise="0.5", scale_features="max_abs")
+    other, _ = features(feature_noise="0.5", scale_features="max_abs", seed=1)
+    assert torch.equal(noisy, again) and not torch.equal(noisy, other)
+
+    wide, moved = features(visual_redundancy="image", text_redundancy="text")
+    assert wide.size(1) == width + 1024 and torch.equal(wide[:, :width], image)
+    changed = (moved != text).any(1).sum().item()
+    assert changed == text.size(0) // 2
+    with pytest.raises(ValueError, match="audio"):
+        features(visual_redundancy="audio")

@@ -1,0 +1,30 @@
+"""What happened in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class History:
+    """What happened in training, epoch by epoch.
+
+    Args:
+        epochs (list[dict]): Of each epoch, from 0: mean ``loss`` by term, ``validation`` metrics,
+            ``seconds`` of ``train`` and ``validation``.
+        best_epoch (int): The epoch whose weights are kept; -1 if nothing was trained.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = -1
+
+    def seconds_per_epoch(self) -> dict[str, float]:
+        """Median seconds of an epoch's training and validation."""
+        return {
+            part: float(torch.tensor([e["seconds"][part] for e in self.epochs]).median())
+            for part in ("train", "validation")
+            if self.epochs
+        }

@@ -1,0 +1,60 @@
+"""How a backbone is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pyg_mmrec.nn.argument_checks import check_positive
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    r"""How a backbone is trained.
+
+    Args:
+        learning_rate (float): Of Adam. (default: 1e-3)
+        lr_decay (float): The rate of epoch :math:`e`, from 0, is multiplied with
+            ``lr_decay ** (e / lr_decay_epochs)``. (default: 1)
+        lr_decay_epochs (int): See ``lr_decay``. (default: 50)
+        batch_size (int): Interactions per step. (default: 2048)
+        epochs (int): Most epochs to train. (default: 1000)
+        patience (int): Epochs without a new best validation metric after which training stops.
+            (default: 20)
+        decimals (int, optional): Decimals to which the metric is rounded before it is compared.
+            (default: full precision)
+        metric (str): Validation metric that picks the epoch. (default: ``"recall@20"``)
+        seed (int): Seed of sampling and of the graphs drawn in training. (default: 0)
+        checkpoint_epochs (int): Epochs between two checkpoints. (default: 5)
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    learning_rate: float = 1e-3
+    lr_decay: float = 1.0
+    lr_decay_epochs: int = 50
+    batch_size: int = 2048
+    epochs: int = 1000
+    patience: int = 20
+    decimals: int | None = None
+    metric: str = "recall@20"
+    seed: int = 0
+    checkpoint_epochs: int = 5
+
+    #: What the public toolbox does where it differs.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {},
+        "mmrec": {"patience": 21, "decimals": 4},
+    }
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "lr_decay"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"'{name}' needs to be positive (got {getattr(self, name)})")
+        for name in ("lr_decay_epochs", "batch_size", "epochs", "patience", "checkpoint_epochs"):
+            check_positive(name, getattr(self, name))
+        for name, value in (("seed", self.seed), ("decimals", self.decimals or 0)):
+            if type(value) is not int or value < 0:
+                raise ValueError(f"'{name}' needs to be an integer of 0 or more (got {value!r})")
