@@ -1,6 +1,5 @@
 """The benchmark queue and its table, on the generated data."""
 
-import importlib.util
 import json
 import re
 import signal
@@ -104,12 +103,9 @@ def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config
     ],
 )
 def test_a_wrong_configuration_is_told_before_anything_runs(
-    config, tmp_path, monkeypatch, old, new, message
+    config, tmp_path, monkeypatch, load_script, old, new, message
 ):
-    spec = importlib.util.spec_from_file_location("benchmark_run", BENCHMARKS / "run.py")
-    run = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmark_run", run)
-    spec.loader.exec_module(run)
+    run = load_script("run")
     config.write_text(CONFIG.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(message)):
         run.Config.read(config)

@@ -1,14 +1,11 @@
 """Searches within a budget: what they try, keep, give up, and say."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("yaml")
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CONFIG = """
 model: LightGCN
 dataset: planted-tiny
@@ -22,18 +19,9 @@ grid:
 
 
 @pytest.fixture(scope="module")
-def program():
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
+def program(load_script):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        spec = importlib.util.spec_from_file_location("search", BENCHMARKS / "search.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path[:] = before
-        sys.modules.pop("run", None)
+    return load_script("search")
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """What the tables of results say, and with what right."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,23 +9,11 @@ from safetensors.torch import save_file
 from scipy.stats import ttest_rel
 
 pytest.importorskip("yaml")
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def program():
-    """The script, under another name than the third-party package that it is called like."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("draw", BENCHMARKS / "tabulate.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["draw"] = module
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path[:] = before
-        sys.modules.pop("draw", None), sys.modules.pop("run", None)
+def program(load_script):
+    return load_script("tabulate")
 
 
 def write(folder, config, text, values, users=None, point=""):

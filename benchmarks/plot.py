@@ -1,0 +1,239 @@
+"""Draws figures from the result files of ``run.py``, and prints what they show.
+
+``python benchmarks/plot.py sweep benchmarks/configs/methods/vlattice_gib_sweep_ku.yaml``
+``python benchmarks/plot.py convergence benchmarks/configs/methods/vbpr_{none,dvib-a}_ku.yaml``
+
+``sweep`` shows a test metric at every point of a configuration's grid: a line over one option, a
+heat map over two. ``convergence`` shows the validation metric of seed 0 over epochs and over seconds
+of training, and how long each configuration takes to the best value of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only
+
+import matplotlib.pyplot as plt
+import numpy as np
+from tabulate import HERE, Config, Result
+
+from pyg_mmrec.experiment import format_table, mean_and_std
+from pyg_mmrec.training.checkpoint import read_json
+
+# Told apart by the colour-blind (Okabe and Ito's colours) and, by line and marker, without colours.
+LINES = [
+    {"color": color, "linestyle": line, "marker": marker}
+    for color, line, marker in zip(
+        ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+        ("-", "--", "-.", ":", "-", "--", "-."),
+        "osD^vPX",
+        strict=True,
+    )
+]
+
+
+def label(config: Config) -> str:
+    """What a configuration is, in a few words."""
+    method = config.content.get("method", "none")
+    return f"{config.content['model']}{'' if method == 'none' else f' + {method}'}"
+
+
+def values_of_points(
+    config: Config, results: Path, metric: str
+) -> dict[tuple[str, ...], list[Any]]:
+    """The test metric of every run, by the point of the grid.
+
+    Raises:
+        ValueError: If the configuration has no grid of one or two options, or no run has finished.
+    """
+    options = list(config.content.get("grid") or {})
+    if len(options) not in (1, 2):
+        raise ValueError(
+            f"a sweep is drawn over one or two options, and the 'grid' of '{config.path}' has "
+            f"{options or 'none'}"
+        )
+    found: dict[tuple[str, ...], list[Any]] = {}
+    for point in config.points():
+        files = sorted(results.glob(f"{config.folder(point)}/seed-*.json"))
+        runs = [read_json(file)["metrics"]["test"] for file in files]
+        if runs and metric not in runs[0]:
+            raise ValueError(f"there is no metric '{metric}'; there are {', '.join(runs[0])}")
+        found[tuple(point.values())] = [run[metric] for run in runs]
+    if not any(found.values()):
+        raise ValueError(f"no run of '{config.path.stem}' has finished")
+    return found
+
+
+def sweep(
+    configs: Sequence[Config], results: Path, metric: str, baseline: Config | None, output: Path
+) -> str:
+    """Draws one picture per configuration, side by side; returns the numbers as tables.
+
+    Args:
+        configs (list[Config]): Configurations with a grid of one or two options.
+        results (pathlib.Path): Folder of the result files.
+        metric (str): The test metric.
+        baseline (Config, optional): What the points are compared with.
+        output (pathlib.Path): The figure's file; its suffix says the format.
+    """
+    reference = Result.read(baseline, results) if baseline is not None else None
+    if reference is not None and not reference.runs:
+        raise ValueError(f"no run of '{reference.config.path.stem}' has finished")
+    figure, all_axes = plt.subplots(
+        1, len(configs), figsize=(4.5 * len(configs), 3.5), squeeze=False, layout="constrained"
+    )
+    texts = []
+    for config, axes in zip(configs, all_axes[0], strict=True):
+        values = values_of_points(config, results, metric)
+        names = [name.split(".", 1)[1] for name in config.content["grid"]]
+        ticks = [list(dict.fromkeys(point[i] for point in values)) for i in range(len(names))]
+        shown = [f"{label(config)} on {config.content['dataset']}, {metric}"]
+        if len(names) == 1:
+            rows = _draw_line(axes, ticks[0], list(values.values()))
+            table = format_table([names[0], metric], rows)
+        else:
+            grid = [[values[first, second] for second in ticks[1]] for first in ticks[0]]
+            rows = _draw_heat_map(figure, axes, ticks, grid)
+            header = [rf"{names[0]} \ {names[1]}", *ticks[1]]
+            table = format_table(header, rows)
+            axes.set_ylabel(names[0])
+        axes.set_xlabel(names[-1])
+        if reference is not None:
+            mean, _ = mean_and_std(reference.values(metric))
+            shown.append(f"{label(reference.config)}: {mean:.4f}")
+            if len(names) == 1:
+                axes.axhline(mean, color="0.4", linestyle="--", label=label(reference.config))
+                axes.legend()
+        axes.set_title("\n".join(shown), fontsize="medium")
+        texts.append("\n".join([*shown, table]))
+    figure.savefig(output, dpi=200)
+    plt.close(figure)
+    return "\n\n".join(texts)
+
+
+def _text(values: list[float]) -> str:
+    """Mean and, of several seeds, standard deviation."""
+    if not values:
+        return "not run"
+    mean, std = mean_and_std(values)
+    return f"{mean:.4f}" + (f" ± {std:.4f}" if len(values) > 1 else "")
+
+
+def _draw_line(axes: Any, ticks: list[str], values: list[list[float]]) -> list[list[str]]:
+    """Means with standard deviations over evenly spaced values of an option."""
+    place = [i for i, runs in enumerate(values) if runs]
+    mean, std = np.array([mean_and_std(values[i]) for i in place]).T
+    axes.errorbar(place, mean, std if std.any() else None, capsize=3, **LINES[1])
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.margins(x=0.1)
+    return [[tick, _text(runs)] for tick, runs in zip(ticks, values, strict=True)]
+
+
+def _draw_heat_map(
+    figure: Any, axes: Any, ticks: list[list[str]], values: list[list[list[float]]]
+) -> list[list[str]]:
+    """Means as colours, light to dark also in print, and as numbers."""
+    mean = np.array([[np.mean(runs) if runs else np.nan for runs in row] for row in values])
+    image = axes.imshow(mean, cmap="cividis", aspect="auto")
+    middle = (np.nanmin(mean) + np.nanmax(mean)) / 2
+    for (i, j), value in np.ndenumerate(mean):
+        color = "black" if np.isnan(value) or value > middle else "white"
+        text = "not run" if np.isnan(value) else f"{value:.4f}"
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
+    axes.set_yticks(range(len(ticks[0])), ticks[0])
+    axes.set_xticks(range(len(ticks[1])), ticks[1])
+    figure.colorbar(image, ax=axes)
+    return [[tick, *map(_text, row)] for tick, row in zip(ticks[0], values, strict=True)]
+
+
+def epochs_to(curve: Sequence[float], target: float) -> int | None:
+    """Epochs until a curve reaches a value."""
+    return next((i + 1 for i, value in enumerate(curve) if value >= target), None)
+
+
+def convergence(configs: Sequence[Config], results: Path, output: Path) -> str:
+    """Draws validation over epochs and over seconds; returns what it took to the first's best.
+
+    Args:
+        configs (list[Config]): The baseline, then others; of grids, the point validation picks.
+        results (pathlib.Path): Folder of the result files.
+        output (pathlib.Path): The figure's file; its suffix says the format.
+    """
+    if len(configs) > len(LINES):
+        raise ValueError(f"a figure tells {len(LINES)} lines apart (got {len(configs)})")
+    metric = configs[0].metric()
+    figure, (by_epoch, by_second) = plt.subplots(
+        1, 2, figsize=(9, 3.5), sharey=True, layout="constrained"
+    )
+    rows, target = [], None
+    for config, line in zip(configs, LINES, strict=False):
+        result = Result.read(config, results)
+        if not result.runs:
+            raise ValueError(f"no run of '{config.path.stem}' has finished")
+        history = result.runs[0]["history"]
+        if f"validation {metric}" not in history:
+            raise ValueError(f"'{config.path.stem}' was picked by another metric than {metric}")
+        curve = history[f"validation {metric}"]
+        seconds = result.runs[0]["seconds_per_epoch"]["train"]
+        target = max(curve) if target is None else target
+        epoch = np.arange(1, len(curve) + 1)
+        style = {**line, "markevery": max(1, len(curve) // 8), "label": label(config)}
+        by_epoch.plot(epoch, curve, **style)
+        by_second.plot(epoch * seconds, curve, **style)
+        needed = epochs_to(curve, target)
+        rows.append(
+            [label(config), f"{max(curve):.4f}", str(len(curve)), f"{seconds:.3f}",
+             "never" if needed is None else str(needed),
+             "" if needed is None else f"{needed * seconds:.1f}"]
+        )  # fmt: skip
+    for axes, name in ((by_epoch, "epochs"), (by_second, "seconds of training")):
+        axes.axhline(target, color="0.4", linewidth=0.8)
+        axes.set_xlabel(name)
+    by_epoch.set_ylabel(f"validation {metric}")
+    by_epoch.set_title(str(configs[0].content["dataset"]), fontsize="medium")
+    by_epoch.legend()
+    figure.savefig(output, dpi=200)
+    plt.close(figure)
+    header = [
+        "run", f"best {metric}", "epochs", "seconds an epoch", "epochs to the first's best",
+        "seconds to it",
+    ]  # fmt: skip
+    return format_table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=("sweep", "convergence"))
+    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--metric", default="ndcg@20", help="of a sweep (default: ndcg@20)")
+    parser.add_argument("--baseline", type=Path, metavar="CONFIG", help="beside a sweep")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="figure, .pdf, .png or .svg (default: KIND.pdf)"
+    )
+    arguments = parser.parse_args()
+    output = arguments.output or Path(f"{arguments.kind}.pdf")
+    if not output.parent.is_dir():
+        parser.error(f"there is no folder '{output.parent}'")
+    if output.suffix[1:] not in plt.figure().canvas.get_supported_filetypes():
+        parser.error(f"--output needs a suffix such as .pdf, .png or .svg (got '{output}')")
+    try:
+        configs = [Config.read(path) for path in arguments.configs]
+        if arguments.kind == "sweep":
+            base = Config.read(arguments.baseline) if arguments.baseline else None
+            print(sweep(configs, arguments.results, arguments.metric, base, output))
+        else:
+            print(convergence(configs, arguments.results, output))
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    print(f"\n{output}")
+
+
+if __name__ == "__main__":
+    main()

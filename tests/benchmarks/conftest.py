@@ -1,0 +1,33 @@
+"""Benchmark scripts as modules."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def load_script():
+    """A function that imports a script by its file's name.
+
+    Scripts find each other beside them. Each gets another name here than it has there, since third
+    parties have packages that are called the same.
+    """
+    path, modules = list(sys.path), set(sys.modules)
+
+    def load(name):
+        sys.path.insert(0, str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location(f"script_{name}", BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
+            del sys.modules[name]

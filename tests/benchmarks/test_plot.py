@@ -1,0 +1,96 @@
+"""Figures of sweeps and of convergence, and the numbers beside them."""
+
+import json
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("yaml")
+
+SWEEP = """
+model: LightGCN
+dataset: planted-tiny
+grid:
+  model.num_layers: [1, 2]
+"""
+
+
+@pytest.fixture(scope="module")
+def program(load_script):
+    return load_script("plot")
+
+
+@pytest.fixture
+def make(tmp_path, program):
+    """Makes a configuration and results: validation curves by point, one per seed."""
+
+    def make(name, text, curves, seconds=0.5):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        for point, runs in curves.items():
+            for seed, curve in enumerate(runs):
+                file = tmp_path / "results" / name / point / f"seed-{seed}.json"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                content = {
+                    "metrics": {part: {"ndcg@20": max(curve)} for part in ("validation", "test")},
+                    "history": {"validation recall@20": curve},
+                    "seconds_per_epoch": {"train": seconds},
+                }
+                content["metrics"]["validation"]["recall@20"] = max(curve)
+                file.write_text(json.dumps(content))
+        return program.Config.read(path)
+
+    return make
+
+
+def test_sweep_over_one_option(program, make, tmp_path):
+    config = make("s", SWEEP, {"num_layers=1": [[0.1], [0.2]], "num_layers=2": [[0.3], [0.3]]})
+    base = make("b", "model: BPRMF\ndataset: planted-tiny", {"": [[0.25]]})
+    output = tmp_path / "figure.png"
+    text = program.sweep([config], tmp_path / "results", "ndcg@20", base, output)
+    assert output.read_bytes().startswith(b"\x89PNG")
+    assert "BPRMF: 0.2500" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["1", "0.1500", "±", "0.0707"] in lines and ["2", "0.3000", "±", "0.0000"] in lines
+
+
+def test_sweep_over_two_options_shows_what_did_not_run(program, make, tmp_path):
+    text = SWEEP + "  model.reg_weight: [0.1, 0.2]\n"
+    curves = {"num_layers=1,reg_weight=0.1": [[0.1]], "num_layers=2,reg_weight=0.2": [[0.4]]}
+    config = make("s", text, curves)
+    output = tmp_path / "figure.pdf"
+    table = program.sweep([config], tmp_path / "results", "ndcg@20", None, output)
+    assert output.read_bytes().startswith(b"%PDF")
+    lines = [line.split() for line in table.splitlines()]
+    assert ["1", "0.1000", "not", "run"] in lines and ["2", "not", "run", "0.4000"] in lines
+
+
+@pytest.mark.parametrize(
+    ("grid", "curves", "metric", "message"),
+    [
+        ("", {"": [[0.1]]}, "ndcg@20", "over one or two options"),
+        (None, {}, "ndcg@20", "no run of 's' has finished"),
+        (None, {"num_layers=1": [[0.1]]}, "ndgc@20", "there is no metric 'ndgc@20'; there are"),
+    ],
+)
+def test_sweep_refuses(program, make, tmp_path, grid, curves, metric, message):
+    config = make("s", SWEEP if grid is None else SWEEP.split("grid")[0], curves)
+    with pytest.raises(ValueError, match=message):
+        program.sweep([config], tmp_path / "results", metric, None, tmp_path / "figure.pdf")
+    assert not (tmp_path / "figure.pdf").exists()
+
+
+def test_convergence_counts_to_the_best_of_the_first(program, make, tmp_path):
+    plain = "model: LightGCN\ndataset: planted-tiny\n"
+    first = make("a", plain, {"": [[0.1, 0.3, 0.2]]})
+    faster = make("b", plain + "method: dvib-c", {"": [[0.3, 0.4]]}, seconds=2.0)
+    slower = make("c", plain + "method: dvib-a", {"": [[0.1, 0.2]]})
+    output = tmp_path / "figure.svg"
+    text = program.convergence([first, faster, slower], tmp_path / "results", output)
+    assert "<svg" in output.read_text()
+    rows = [[cell.strip() for cell in line.split("  ") if cell] for line in text.splitlines()[2:]]
+    assert rows == [
+        ["LightGCN", "0.3000", "3", "0.500", "2", "1.0"],
+        ["LightGCN + dvib-c", "0.4000", "2", "2.000", "1", "2.0"],
+        ["LightGCN + dvib-a", "0.2000", "2", "0.500", "never"],
+    ]
