@@ -4,8 +4,8 @@
 ``python benchmarks/plot.py convergence benchmarks/configs/methods/vbpr_{none,dvib-a}_ku.yaml``
 
 ``sweep`` shows a test metric at every point of a configuration's grid: a line over one option, a
-heat map over two. ``convergence`` shows the validation metric of seed 0 over epochs and over seconds
-of training, and how long each configuration takes to the best value of the first.
+heat map over two. ``convergence`` shows the validation metric of seed 0 over epochs and over
+seconds of training, and how long each configuration takes to the best value of the first.
 """
 
 from __future__ import annotations

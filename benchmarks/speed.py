@@ -41,7 +41,7 @@ from pyg_mmrec.data import Interactions, ModalityFeatures
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
 from pyg_mmrec.data.multimodal_dataset import to_hetero_data
 from pyg_mmrec.experiment import Experiment, format_table, versions
-from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, Triplets
+from pyg_mmrec.nn.backbones import EVERY_ROW, Backbone, GatheredTriplets, Triplets
 from pyg_mmrec.nn.objectives import Objective
 from pyg_mmrec.training import Trainer, tune_process
 
@@ -124,13 +124,13 @@ class Ours:
         self.objective.train()
         steps = min(steps, self.steps)
         with clock.part("sampling"):
-            triplets = trainer.sampler.epoch(trainer.generators["sampler"])
+            batches = list(
+                trainer.sampler.epoch(trainer.options.batch_size, trainer.generators["sampler"])
+            )
         clock.seconds["sampling"] *= steps / self.steps
         sampling = self.backbone.graph_sampling
         graph = trainer.graph
-        size = trainer.options.batch_size
-        for step in range(steps):
-            batch = Triplets(*(x[step * size : (step + 1) * size] for x in vars(triplets).values()))
+        for step, batch in enumerate(batches[:steps]):
             if sampling == "step" or sampling == "epoch" and step == 0:
                 with clock.part("graph"):
                     graph = self.backbone.sample_graph(
@@ -150,9 +150,9 @@ class Ours:
             for method in methods:
                 graph = method.refine(backbone, graph)  # type: ignore[operator]
         few = self.objective._reads_fewer_rows(batch)
-        rows = batch if few else None
+        rows = batch.rows if few else EVERY_ROW
         with clock.part("project"):
-            modality = backbone.project(graph, batch) if few else backbone.project(graph)
+            modality = backbone.project(graph, rows) if few else backbone.project(graph)
         with clock.part("propagate"):
             stages = backbone.forward_from(modality, graph, rows)
         if few:

@@ -16,7 +16,7 @@ from pyg_mmrec.data import Graph, PlantedDataset
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones import ContentBackbone, Stages, Triplets
 from pyg_mmrec.nn.backbones.stages import add_delta
-from pyg_mmrec.nn.losses import bpr_loss
+from pyg_mmrec.nn.losses import bpr_loss, triplet_scores
 from pyg_mmrec.nn.objectives import DVIBa, Objective
 from pyg_mmrec.testing import check_backbone
 from pyg_mmrec.training import Trainer, TrainingOptions
@@ -92,8 +92,8 @@ class ContentSAGE(ContentBackbone):
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """Stage 3: named terms, from the batch's rows of the output."""
         user = batch.at("user", stages.output["user"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        item = batch.at("item", stages.output["item"])  # positive, then negative
+        return {"bpr": bpr_loss(*triplet_scores(user, item))}
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ def some_batch(graph: Graph) -> Triplets:
     """Some training interactions, with sampled negatives."""
     edge_index = graph.adjacency[INTERACTS].edge_index
     generator = torch.Generator(edge_index.device).manual_seed(0)
-    epoch = TripletSampler(edge_index, graph.num_users, graph.num_items).epoch(generator)
-    return Triplets(*(x[:_BATCH_SIZE] for x in (epoch.user, epoch.positive, epoch.negative)))
+    sampler = TripletSampler(edge_index, graph.num_users, graph.num_items)
+    return next(sampler.epoch(_BATCH_SIZE, generator))
 
 
 def close(x: Tensor, y: Tensor) -> bool:

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTS, SIMILAR
-from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, SomeRows, Stages, Triplets
+from pyg_mmrec.nn.backbones import (
+    EVERY_ROW,
+    Backbone,
+    GatheredTriplets,
+    Rows,
+    SomeRows,
+    Stages,
+    Triplets,
+)
 from pyg_mmrec.nn.backbones.stages import node_type
 from pyg_mmrec.testing.check import (
     Check,
@@ -85,9 +93,9 @@ class _BackboneCheck(Check):
         super().__init__(backbone, graph, batch)
         self.unused = copy.deepcopy(backbone)  # a copy that no call has passed through
 
-    def forward(self, batch: Triplets | None = None) -> Stages:
+    def forward(self, rows: Rows = EVERY_ROW) -> Stages:
         torch.manual_seed(0)
-        return self.backbone(self.graph) if batch is None else self.backbone(self.graph, batch)
+        return self.backbone(self.graph) if rows is EVERY_ROW else self.backbone(self.graph, rows)
 
     def sizes(self) -> None:
         for name in ("num_users", "num_items"):
@@ -265,10 +273,10 @@ class _BackboneCheck(Check):
         )
         for name in terms:
             self.require("/" not in name, f"the loss term '{name}' has a '/', kept for methods")
-        batch = GatheredTriplets(self.batch.user, self.batch.positive, self.batch.negative)
+        batch = GatheredTriplets.of(self.batch)
         rows = {}
         if self.backbone.rowwise:
-            rows = {key: self.batch.at(key, x) for key, x in stages.output.items()}
+            rows = {key: self.batch.rows.at(key, x) for key, x in stages.output.items()}
         fix = "read 'batch.at(key, stages.output[key])' only, and put what else it needs there"
         cases = [("of the whole 'output' alone", stages.output, self.batch)]
         if self.backbone.rowwise:
@@ -306,11 +314,12 @@ class _BackboneCheck(Check):
         if not self.backbone.rowwise:
             return
         self.backbone.eval()  # in training, as many random numbers are drawn as there are rows
-        full, rows = self.forward(), self.forward(self.batch)
+        wanted = self.batch.rows
+        full, rows = self.forward(), self.forward(wanted)
         self.backbone.train()
-        drawn = self.forward(self.batch)
+        drawn = self.forward(wanted)
         for part in ("hidden", "context", "output", "compared"):
-            expected = {key: self.batch.at(key, x) for key, x in getattr(full, part).items()}
+            expected = {key: wanted.at(key, x) for key, x in getattr(full, part).items()}
             keys = different(getattr(rows, part), expected)
             self.require(
                 not keys,

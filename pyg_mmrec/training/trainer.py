@@ -254,14 +254,7 @@ class Trainer:
         draw = partial(self.backbone.sample_graph, self.graph, epoch, self.generators["graph"])
         sampling = self.backbone.graph_sampling
         graph = self.graph
-        triplets = self.sampler.epoch(self.generators["sampler"])
-        size = self.options.batch_size
-        batches = zip(
-            triplets.user.split(size),
-            triplets.positive.split(size),
-            triplets.negative.split(size),
-            strict=True,
-        )
+        batches = self.sampler.epoch(self.options.batch_size, self.generators["sampler"])
         if sampling == "epoch":
             # In its first step the graph may carry gradient: computing the loss again, after the
             # weights have changed, needs the same draw made anew. Later it is a constant.
@@ -273,11 +266,11 @@ class Trainer:
                 made.append(draw())
                 return made[-1]
 
-            yield Triplets(*next(batches)), draw_again
+            yield next(batches), draw_again
             graph = made[0].detach()
             del made[:]
         for batch in batches:
-            yield Triplets(*batch), draw if sampling == "step" else lambda: graph
+            yield batch, draw if sampling == "step" else lambda: graph
 
     @staticmethod
     def _check_finite(loss: Tensor, names: list[str], epoch: int) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 from torch import Tensor
 
 from pyg_mmrec.nn.backbones import Triplets
+
+_ROWS_AT_A_TIME = 2**20  # of which the batches' items are found
 
 
 class TripletSampler:
@@ -31,6 +36,7 @@ class TripletSampler:
             raise ValueError("'edge_index' needs at least one training interaction (got none)")
         user, item = edge_index
         self.edge_index = edge_index
+        self._num_items = num_items
         device = edge_index.device
         #: The items that occur in training, by rank.
         self.candidates = item.unique()
@@ -64,14 +70,33 @@ class TripletSampler:
         end = torch.searchsorted(self._free_below, user * self._stride + drawn, right=True)
         return self.candidates[drawn + end - self._first[user]]
 
-    def epoch(self, generator: torch.Generator | None = None) -> Triplets:
-        """All interactions in random order, each with a fresh negative item.
+    def epoch(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Triplets]:
+        """Batches of all interactions in random order, each with a fresh negative item.
 
         Args:
+            batch_size (int): Interactions in each batch but the last.
             generator (torch.Generator, optional): On the interactions' device.
         """
         order = torch.randperm(
             self.edge_index.size(1), device=self.edge_index.device, generator=generator
         )
-        user, positive = self.edge_index[0][order], self.edge_index[1][order]
-        return Triplets(user, positive, self.negatives(user, generator))
+        pairs = self.edge_index[:, order]
+        triplets = torch.cat([pairs, self.negatives(pairs[0], generator)[None]])
+        many = batch_size * max(1, _ROWS_AT_A_TIME // batch_size)
+        parts = triplets.split(many, dim=1)
+        return chain.from_iterable(self._batches(part, batch_size) for part in parts)
+
+    def _batches(self, triplets: Tensor, batch_size: int) -> Iterator[Triplets]:
+        """Finds the items of many batches at once: a device is waited for once, not by batch."""
+        batch = torch.arange(triplets.size(1), device=triplets.device) // batch_size
+        key, inverse = (batch * self._num_items + triplets[1:]).unique(return_inverse=True)
+        count = torch.bincount(key // self._num_items)
+        places = inverse - (count.cumsum(0) - count)[batch]
+        return map(
+            Triplets,
+            *(ids.split(batch_size) for ids in triplets),
+            (key % self._num_items).split(count.tolist()),
+            (part.flatten() for part in places.split(batch_size, dim=1)),
+        )

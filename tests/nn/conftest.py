@@ -40,8 +40,7 @@ def sample() -> Callable[..., Triplets]:
             data["user"].num_nodes,
             data["item"].num_nodes,
         )
-        epoch = sampler.epoch(torch.Generator().manual_seed(seed))
-        return Triplets(epoch.user[:size], epoch.positive[:size], epoch.negative[:size])
+        return next(sampler.epoch(size, torch.Generator().manual_seed(seed)))
 
     return draw
 

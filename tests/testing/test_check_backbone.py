@@ -151,8 +151,8 @@ def test_keys_name_the_rows():
 
 def test_forward_is_the_three_stages():
     class Own(Sound):
-        def forward(self, graph, batch=None):
-            stages = super().forward(graph, batch)
+        def forward(self, graph, rows=EVERY_ROW):
+            stages = super().forward(graph, rows)
             output = {**stages.output, "item": 2 * stages.output["item"]}
             return replace(stages, output=output)
 

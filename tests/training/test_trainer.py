@@ -292,7 +292,7 @@ def test_epoch_equals_plain_loops(data: HeteroData) -> None:
     item = backbone.item_embedding.weight.detach().clone().requires_grad_()
     generator = torch.Generator()
     generator.set_state(trainer.generators["sampler"].get_state())
-    triplets = trainer.sampler.epoch(generator)
+    batches = list(trainer.sampler.epoch(options.batch_size, generator))
     trainer.fit()
 
     edge_index = data[INTERACTS].edge_index
@@ -302,11 +302,8 @@ def test_epoch_equals_plain_loops(data: HeteroData) -> None:
     adjacency = torch.where(adjacency > 0, adjacency / degrees.sqrt(), 0)
     adam = torch.optim.Adam([user, item], lr=options.learning_rate, foreach=False, fused=False)
     losses = []
-    for start in range(0, triplets.user.numel(), options.batch_size):
-        u, i, j = (
-            ids[start : start + options.batch_size]
-            for ids in (triplets.user, triplets.positive, triplets.negative)
-        )
+    for batch in batches:
+        u, i, j = batch.user, batch.positive, batch.negative
         user_1, item_1 = adjacency @ item, adjacency.t() @ user
         user_2, item_2 = adjacency @ item_1, adjacency.t() @ user_1
         users, items = (user + user_1 + user_2) / 3, (item + item_1 + item_2) / 3

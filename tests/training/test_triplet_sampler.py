@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from pyg_mmrec.nn.backbones import Triplets
 from pyg_mmrec.training import TripletSampler
 
 NUM_USERS, NUM_ITEMS = 4, 9
@@ -62,7 +63,8 @@ def test_never_a_training_item_nor_an_unseen_one(
 
 def test_every_interaction_once_in_an_epoch_in_another_order_each_time() -> None:
     sampler, generator = tiny(), torch.Generator().manual_seed(0)
-    first, second = sampler.epoch(generator), sampler.epoch(generator)
+    size = len(PAIRS)
+    (first,), (second,) = sampler.epoch(size, generator), sampler.epoch(size, generator)
     for epoch in (first, second):
         pairs = list(zip(epoch.user.tolist(), epoch.positive.tolist(), strict=True))
         assert sorted(pairs) == sorted(PAIRS)
@@ -71,9 +73,22 @@ def test_every_interaction_once_in_an_epoch_in_another_order_each_time() -> None
     assert not torch.equal(first.user * 9 + first.positive, second.user * 9 + second.positive)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 8, 2**20])
+def test_batches_know_their_items(monkeypatch: pytest.MonkeyPatch, at_a_time: int) -> None:
+    monkeypatch.setattr("pyg_mmrec.training.triplet_sampler._ROWS_AT_A_TIME", at_a_time)
+    (whole,) = tiny().epoch(len(PAIRS), torch.Generator().manual_seed(5))
+    batches = list(tiny().epoch(3, torch.Generator().manual_seed(5)))
+    assert [batch.user.numel() for batch in batches[:-1]] == [3] * (len(batches) - 1)
+    for name in ("user", "positive", "negative"):
+        assert torch.equal(torch.cat([vars(b)[name] for b in batches]), vars(whole)[name])
+    for batch in batches:
+        found = Triplets(batch.user, batch.positive, batch.negative)
+        assert torch.equal(batch.items, found.items) and torch.equal(batch.places, found.places)
+
+
 def test_reproducible_by_generator() -> None:
     def fields(seed: int) -> list[int]:
-        epoch = tiny().epoch(torch.Generator().manual_seed(seed))
+        (epoch,) = tiny().epoch(len(PAIRS), torch.Generator().manual_seed(seed))
         return torch.cat([epoch.user, epoch.positive, epoch.negative]).tolist()
 
     torch.manual_seed(1)

@@ -162,31 +162,32 @@ class Backbone(nn.Module, ABC):
             tuple[dict, dict, dict]: Hidden layers at all sites, output, compared tensors.
         """
 
-    def forward(self, graph: Graph, batch: Triplets | None = None) -> Stages:
+    def forward(self, graph: Graph, rows: Rows = EVERY_ROW) -> Stages:
         """Runs all stages.
 
         Args:
             graph (Graph): The graph.
-            batch (Triplets, optional): Lets a :attr:`rowwise` backbone project and encode the rows
-                of a batch alone; the stages then go with
-                :class:`~pyg_mmrec.nn.backbones.GatheredTriplets`. (default: every row)
+            rows (Rows, optional): Lets a :attr:`rowwise` backbone project and encode some rows
+                alone, such as the :attr:`~pyg_mmrec.nn.backbones.Triplets.rows` of a batch; the
+                stages then go with :class:`~pyg_mmrec.nn.backbones.GatheredTriplets`.
+                (default: every row)
 
         Raises:
-            ValueError: If a batch is given and the backbone is not rowwise.
+            ValueError: If only some rows are asked for and the backbone is not rowwise.
         """
-        if batch is not None and not self.rowwise:
+        if rows is not EVERY_ROW and not self.rowwise:
             raise ValueError(f"{type(self).__name__} is not rowwise: it encodes every row")
-        modality = self.project(graph) if batch is None else self.project(graph, batch)
-        return self.forward_from(modality, graph, batch)
+        modality = self.project(graph) if rows is EVERY_ROW else self.project(graph, rows)
+        return self.forward_from(modality, graph, rows)
 
     def forward_from(
-        self, modality: dict[str, Tensor], graph: Graph, batch: Triplets | None = None
+        self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
     ) -> Stages:
         """Runs the stages after :meth:`project`, on what it returned for the same arguments."""
-        if batch is None:
+        if rows is EVERY_ROW:
             hidden, context = self.fuse(modality, graph)
         else:
-            hidden, context = self.fuse(modality, graph, batch)  # type: ignore[call-arg]
+            hidden, context = self.fuse(modality, graph, rows)  # type: ignore[call-arg]
         hidden, output, compared = self.encode(hidden, context, graph)
         return Stages(modality, hidden, context, output, compared)
 
@@ -256,7 +257,7 @@ class Backbone(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no item-item graph")
 
     def item_vectors_on(
-        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+        self, similar: Adjacency, stages: Stages, graph: Graph, rows: Rows = EVERY_ROW
     ) -> Tensor:
         """Final item vectors on another item-item graph, all else as in ``stages``.
 
@@ -264,10 +265,10 @@ class Backbone(nn.Module, ABC):
             similar (Adjacency): The other graph.
             stages (Stages): What the backbone computed on ``graph``.
             graph (Graph): The graph.
-            batch (Triplets, optional): What ``stages`` were computed for, if not for every row.
+            rows (Rows, optional): What ``stages`` were computed for. (default: every row)
         """
         other = graph.replace(adjacency={**graph.adjacency, SIMILAR: similar})
-        return self.vectors(self(other, batch))[1]
+        return self.vectors(self(other, rows))[1]
 
     def content_vectors(self, graph: Graph, rows: Rows = EVERY_ROW) -> tuple[Tensor, Tensor]:
         """Multimedia vectors of some users and items before any propagation, of the same width.

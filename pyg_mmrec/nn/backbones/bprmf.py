@@ -10,7 +10,7 @@ from pyg_mmrec.data import Graph
 from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
-from pyg_mmrec.nn.losses import bpr_loss, emb_loss
+from pyg_mmrec.nn.losses import bpr_loss, emb_loss, triplet_scores
 
 
 class BPRMF(Backbone):
@@ -87,8 +87,8 @@ class BPRMF(Backbone):
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR and norm penalty."""
         user = batch.at("user", stages.output["user"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        terms = {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1), 1e-10)}
+        item = batch.at("item", stages.output["item"])
+        terms = {"bpr": bpr_loss(*triplet_scores(user, item), 1e-10)}
         if self.reg_weight > 0:
-            terms["regularization"] = self.reg_weight * emb_loss(user, positive, negative)
+            terms["regularization"] = self.reg_weight * emb_loss(user, *item.chunk(2))
         return terms

@@ -15,7 +15,7 @@ from pyg_mmrec.nn.argument_checks import check_positive, check_rate, check_weigh
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation, WeightedConv
-from pyg_mmrec.nn.losses import bpr_loss
+from pyg_mmrec.nn.losses import bpr_loss, triplet_scores
 from pyg_mmrec.transforms import (
     FuseModalityGraphs,
     ModalityKNNGraph,
@@ -153,13 +153,12 @@ class FREEDOM(ContentBackbone):
         return prune_interactions(graph, degree_sensitive_sample(full.weight, num_kept, generator))
 
     def item_vectors_on(
-        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+        self, similar: Adjacency, stages: Stages, graph: Graph, rows: Rows = EVERY_ROW
     ) -> Tensor:
         """Runs the item-graph layers anew; the user-item part stays."""
         h = self.item_embedding.weight
         for _ in range(self.num_item_layers):
             h = self.item_conv(h, similar)
-        rows = EVERY_ROW if batch is None else batch
         return stages.context["item/propagated"] + rows.at("item", h)
 
     @property
@@ -230,8 +229,8 @@ class FREEDOM(ContentBackbone):
     def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors; the projections come before the sites."""
         user = batch.at("user", stages.output["user"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        item = batch.at("item", stages.output["item"])
+        return {"bpr": bpr_loss(*triplet_scores(user, item))}
 
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors, and of each modality's projection."""
@@ -244,11 +243,11 @@ class FREEDOM(ContentBackbone):
         return terms
 
     def _content_loss(self, name: str, user: Tensor, stages: Stages, batch: Triplets) -> Tensor:
-        positive, negative = batch.at("item", stages.output[f"item/z/{name}"]).chunk(2)
-        difference = (user * (positive - negative)).sum(-1)
+        z = batch.at("item", stages.output[f"item/z/{name}"])
+        positive, negative = triplet_scores(user, z)
         mask = stages.output.get(f"item/mask/{name}")
         if mask is None:
-            return bpr_loss(difference, torch.zeros_like(difference))
+            return bpr_loss(positive, negative)
         present = batch.at("item", mask).view(2, -1).all(0)
-        loss = -nn.functional.logsigmoid(difference) * present
+        loss = -nn.functional.logsigmoid(positive - negative) * present
         return loss.sum() / present.sum().clamp(min=1)

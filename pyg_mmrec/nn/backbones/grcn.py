@@ -21,7 +21,7 @@ from pyg_mmrec.nn.backbones.content_backbone import (
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import ConfidenceConv, RoutingAttentionConv
 from pyg_mmrec.nn.functional import edge_softmax, normalize_rows, sddmm, spmm
-from pyg_mmrec.nn.losses import bpr_loss
+from pyg_mmrec.nn.losses import bpr_loss, triplet_scores
 
 
 class GRCN(ContentBackbone):
@@ -246,8 +246,8 @@ class GRCN(ContentBackbone):
     def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        item = batch.at("item", stages.output["item"])
+        return {"bpr": bpr_loss(*triplet_scores(user, item))}
 
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors, squares of the IDs and preferences."""

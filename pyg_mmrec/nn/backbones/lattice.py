@@ -18,7 +18,7 @@ from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import RowNormalizedConv, WeightedConv, cosine_knn_adjacency
 from pyg_mmrec.nn.functional import normalize_rows
-from pyg_mmrec.nn.losses import bpr_loss, l2_loss
+from pyg_mmrec.nn.losses import bpr_loss, l2_loss, triplet_scores
 from pyg_mmrec.transforms import ModalityKNNGraph, normalize_item_graph
 
 
@@ -211,13 +211,12 @@ class LATTICE(ContentBackbone):
         return graph.replace(adjacency={**graph.adjacency, SIMILAR: learned})
 
     def item_vectors_on(
-        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+        self, similar: Adjacency, stages: Stages, graph: Graph, rows: Rows = EVERY_ROW
     ) -> Tensor:
         """Runs the item-graph layers anew; the user-item part stays."""
         h = self.item_embedding.weight
         for _ in range(self.num_item_layers):
             h = self.item_conv(h, similar)
-        rows = EVERY_ROW if batch is None else batch
         return stages.context["item/propagated"] + normalize_rows(rows.at("item", h))
 
     # Stages --------------------------------------------------------------------------------------
@@ -291,8 +290,7 @@ class LATTICE(ContentBackbone):
         """BPR and squares, on the final vectors."""
         user = batch.at("user", stages.output["user"])
         item = batch.at("item", stages.output["item"])
-        positive, negative = item.chunk(2)
-        terms = {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        terms = {"bpr": bpr_loss(*triplet_scores(user, item))}
         if self.reg_weight > 0:
             terms["regularization"] = self.reg_weight * l2_loss(user, item) / self.batch_size
         return terms

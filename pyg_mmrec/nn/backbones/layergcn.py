@@ -13,7 +13,7 @@ from pyg_mmrec.nn.argument_checks import check_positive, check_rate
 from pyg_mmrec.nn.backbones.lightgcn import LightGCN
 from pyg_mmrec.nn.backbones.stages import Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LayerRefinementConv
-from pyg_mmrec.nn.losses import l2_loss
+from pyg_mmrec.nn.losses import l2_loss, triplet_scores
 from pyg_mmrec.transforms import degree_sensitive_sample, num_kept_edges, prune_interactions
 
 
@@ -114,9 +114,8 @@ class LayerGCN(LightGCN):
     def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """Summed, not averaged, BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        difference = (user * positive).sum(-1) - (user * negative).sum(-1)
-        return {"bpr": -nn.functional.logsigmoid(difference).sum()}
+        positive, negative = triplet_scores(user, batch.at("item", stages.output["item"]))
+        return {"bpr": -nn.functional.logsigmoid(positive - negative).sum()}
 
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors, squares of the layer-0 rows."""

@@ -13,7 +13,7 @@ from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
-from pyg_mmrec.nn.losses import bpr_loss, emb_loss
+from pyg_mmrec.nn.losses import bpr_loss, emb_loss, triplet_scores
 from pyg_mmrec.transforms import NormalizeInteractions
 
 
@@ -105,8 +105,8 @@ class LightGCN(Backbone):
     def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1), 1e-10)}
+        item = batch.at("item", stages.output["item"])
+        return {"bpr": bpr_loss(*triplet_scores(user, item), 1e-10)}
 
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors, norm penalty on the layer-0 rows."""

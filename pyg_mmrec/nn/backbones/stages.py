@@ -73,11 +73,24 @@ class Triplets(Rows):
         user (torch.Tensor): User ids, ``[batch_size]``.
         positive (torch.Tensor): Items that the users interacted with, ``[batch_size]``.
         negative (torch.Tensor): Sampled other items, ``[batch_size]``.
+        items (torch.Tensor, optional): The batch's items, each once, ascending, ``[num_items]``.
+            (default: found here)
+        places (torch.Tensor, optional): Where each positive, then negative item stands in
+            ``items``, ``[2 * batch_size]``. (default: found here)
     """
 
     user: Tensor
     positive: Tensor
     negative: Tensor
+    items: Tensor = None  # type: ignore[assignment]
+    places: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.items is None or self.places is None:
+            occurring = torch.cat([self.positive, self.negative])
+            items, places = occurring.unique(return_inverse=True)
+            object.__setattr__(self, "items", items)
+            object.__setattr__(self, "places", places)
 
     def at(self, key: str, tensor: Tensor) -> Tensor:
         """Rows of a stage tensor that the batch reads: those of its users ``[batch_size, *]``, or
@@ -90,53 +103,51 @@ class Triplets(Rows):
             return tensor.index_select(0, self.user)
         return tensor.index_select(0, torch.cat([self.positive, self.negative]))
 
-    def num_rows(self, key: str) -> int:
-        """Number of rows that :meth:`at` returns."""
-        return self.user.numel() * (1 if node_type(key) == "user" else 2)
-
-    def unique_items(self) -> Tensor:
-        """Ids of the batch's items, positive and negative, each once, ascending."""
-        return torch.cat([self.positive, self.negative]).unique()
-
-    def unique_item_rows(self) -> Tensor:
-        """Where each of :meth:`unique_items` stands in the stage tensors of items."""
-        return self.unique_items()
-
     def map(self, key: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """The batch's rows of a function that treats every row alone; it is computed on these or
-        on the whole tables, whichever are fewer rows.
+        """The batch's rows of a function that treats every row alone; it is computed once for each
+        item, and on the users of the batch or on all of them, whichever are fewer.
         """
-        if self.num_rows(key) < tensors[0].size(0):
+        if node_type(key) == "item":
+            rows = function(*(tensor.index_select(0, self.items) for tensor in tensors))
+            return rows.index_select(0, self.places)
+        if self.user.numel() < tensors[0].size(0):
             return function(*(self.at(key, tensor) for tensor in tensors))
         return self.at(key, function(*tensors))
+
+    @property
+    def rows(self) -> SomeRows:
+        """The rows that suffice for the batch: its users, and its items, each once."""
+        return SomeRows(self.user, self.items)
+
+    @property
+    def item_rows(self) -> Tensor:
+        """Where each of ``items`` stands in the stage tensors of items."""
+        return self.items
 
 
 @dataclass(frozen=True)
 class GatheredTriplets(Triplets):
-    """A batch to go with stage tensors that hold the batch's rows already."""
+    """A batch to go with stage tensors that hold its :attr:`rows` alone."""
 
     def at(self, key: str, tensor: Tensor) -> Tensor:
-        """The tensor as it is."""
-        return tensor
-
-    def unique_item_rows(self) -> Tensor:
-        """One of the rows of each of :meth:`unique_items`."""
-        items, inverse = torch.cat([self.positive, self.negative]).unique(return_inverse=True)
-        row = torch.arange(inverse.numel(), device=inverse.device)
-        return torch.zeros_like(items).scatter_(0, inverse, row)
+        """Rows that the batch reads, as of :class:`Triplets`."""
+        if tensor.dim() == 0 or node_type(key) == "user":
+            return tensor
+        return tensor.index_select(0, self.places)
 
     def map(self, key: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """The function of the tensors as they are."""
-        return function(*tensors)
+        """The batch's rows of the function of the tensors as they are."""
+        return self.at(key, function(*tensors))
+
+    @property
+    def item_rows(self) -> Tensor:
+        """Where each of ``items`` stands in the stage tensors of items."""
+        return torch.arange(self.items.numel(), device=self.items.device)
 
     @classmethod
     def of(cls, batch: Triplets) -> GatheredTriplets:
         """The same triplets."""
-        return cls(batch.user, batch.positive, batch.negative)
-
-    def to_gather(self) -> Triplets:
-        """The same triplets, for stage tensors with every row."""
-        return Triplets(self.user, self.positive, self.negative)
+        return cls(batch.user, batch.positive, batch.negative, batch.items, batch.places)
 
 
 @dataclass(frozen=True)

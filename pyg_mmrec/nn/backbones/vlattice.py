@@ -18,7 +18,7 @@ from pyg_mmrec.nn.backbones.lattice import (
     normalized_item_graph,
     with_modality_item_graphs,
 )
-from pyg_mmrec.nn.backbones.stages import Stages, Triplets
+from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages
 from pyg_mmrec.nn.backbones.vlightgcn import VLightGCN
 from pyg_mmrec.nn.conv import WeightedConv
 from pyg_mmrec.nn.functional import normalize_rows
@@ -142,7 +142,7 @@ class VLATTICE(VLightGCN):
         return propagated + normalize_rows(h)
 
     def item_vectors_on(
-        self, similar: Adjacency, stages: Stages, graph: Graph, batch: Triplets | None = None
+        self, similar: Adjacency, stages: Stages, graph: Graph, rows: Rows = EVERY_ROW
     ) -> Tensor:
         """Runs the item-graph layers anew; the user-item part stays."""
         return self._join(

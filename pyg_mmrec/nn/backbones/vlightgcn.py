@@ -15,7 +15,7 @@ from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
-from pyg_mmrec.nn.losses import bpr_loss, l2_loss
+from pyg_mmrec.nn.losses import bpr_loss, l2_loss, triplet_scores
 from pyg_mmrec.transforms import NormalizeInteractions
 
 
@@ -146,8 +146,8 @@ class VLightGCN(ContentBackbone):
     def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors."""
         user = batch.at("user", stages.output["user"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
+        item = batch.at("item", stages.output["item"])
+        return {"bpr": bpr_loss(*triplet_scores(user, item))}
 
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the final vectors, squares of the layer-0 rows."""

@@ -1,6 +1,6 @@
 """Loss terms, each as one function and one module."""
 
-from pyg_mmrec.nn.losses.bpr import BPRLoss, bpr_loss
+from pyg_mmrec.nn.losses.bpr import BPRLoss, bpr_loss, triplet_scores
 from pyg_mmrec.nn.losses.divergence import (
     DistillationLoss,
     js_divergence,
@@ -32,4 +32,5 @@ __all__ = [
     "median_variance",
     "normal_kl_rate",
     "softmax_twice_divergence",
+    "triplet_scores",
 ]

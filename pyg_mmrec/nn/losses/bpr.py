@@ -6,6 +6,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def triplet_scores(user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Inner products of users with a positive and with a negative item each,
+    :math:`\mathbf{u}^\top \mathbf{y}_i` and :math:`\mathbf{u}^\top \mathbf{y}_j`.
+
+    Args:
+        user (torch.Tensor): Vectors of the users, ``[batch_size, channels]``.
+        item (torch.Tensor): Vectors of the positive, then of the negative items,
+            ``[2 * batch_size, channels]``.
+
+    Returns:
+        tuple[torch.Tensor, torch.Tensor]: Two vectors ``[batch_size]``, for :func:`bpr_loss`.
+    """
+    positive, negative = (user * item.view(2, *user.shape)).sum(-1)
+    return positive, negative
+
+
 def bpr_loss(positive_score: Tensor, negative_score: Tensor, epsilon: float = 0.0) -> Tensor:
     r"""Bayesian personalised ranking (`Rendle et al., 2009 <https://arxiv.org/abs/1205.2618>`_).
 

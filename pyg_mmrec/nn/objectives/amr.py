@@ -65,9 +65,7 @@ class AMR(Method):
 
     @property
     def reads_all_rows(self) -> bool:
-        r"""True on projections: gathered for a batch, an item that stands there twice would have
-        two rows of :math:`\Delta`.
-        """
+        """True on projections, of which a backbone may need every row whatever the batch."""
         return self.on == "projections"
 
     def attach(self, backbone: Backbone) -> None:

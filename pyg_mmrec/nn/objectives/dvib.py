@@ -154,8 +154,7 @@ class DVIBc(_DVIB):
 
     is minimised (Eq. 8-10, Algorithm 1). Ranking uses the clean path alone, at no cost. Of several
     sites in a row, the noise adds up along the noisy path, one draw per site. Where no row depends
-    on another, and a batch has fewer rows than the data, the noisy path is run on the batch's rows
-    alone, with a draw for each.
+    on another, the noisy path is run on the batch's users and items alone.
 
     Args:
         std (float, optional): Standard deviation :math:`s` of the noise. (default: 1e-3)

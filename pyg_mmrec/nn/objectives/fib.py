@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.nn.argument_checks import check_weight
-from pyg_mmrec.nn.backbones import Backbone, ContentBackbone, SomeRows, Stages, Triplets
+from pyg_mmrec.nn.backbones import Backbone, ContentBackbone, Stages, Triplets
 from pyg_mmrec.nn.losses import HSICLoss
 from pyg_mmrec.nn.objectives.method import Method, backbones_with
 
@@ -87,13 +87,12 @@ class FIB(Method):
         """Dependence of each modality's projection on its raw features."""
         if self.weight == 0:
             return {}
-        items = batch.unique_items()
-        z = backbone.content(graph, SomeRows(batch.user, items))
+        z = backbone.content(graph, batch.rows)
         terms = {}
         for name in self._names:
-            own, x = z[name], graph.x[name].index_select(0, items)
+            own, x = z[name], graph.x[name].index_select(0, batch.items)
             if name in graph.mask:
-                present = graph.mask[name].index_select(0, items).nonzero().squeeze(1)
+                present = graph.mask[name].index_select(0, batch.items).nonzero().squeeze(1)
                 own, x = own.index_select(0, present), x.index_select(0, present)
             terms[name] = self.weight * self.hsic(own, x)
         return terms

@@ -163,7 +163,9 @@ class GIB(Method):
         if self.weight == 0:
             return {}
         masked = backbone.vectors(stages)[1]
-        rows, batch_rows = batch.unique_item_rows(), self.computed_rows(batch)
-        full = backbone.item_vectors_on(graph.adjacency[UNMASKED], stages, graph, batch_rows)
+        full = backbone.item_vectors_on(
+            graph.adjacency[UNMASKED], stages, graph, self.computed_rows(batch)
+        )
+        rows = batch.item_rows
         value = self.hsic(masked.index_select(0, rows), full.index_select(0, rows))
         return {"hsic": self.weight * value}

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.backbones import BACKBONES, Backbone, GatheredTriplets, Stages, Triplets
+from pyg_mmrec.nn.backbones import (
+    BACKBONES,
+    EVERY_ROW,
+    Backbone,
+    GatheredTriplets,
+    Rows,
+    Stages,
+    Triplets,
+)
 
 
 class Method(nn.Module):
@@ -90,9 +98,9 @@ class Method(nn.Module):
         return ", ".join(f"{name}={x!r}" for name, x in kept.items() if hasattr(self, name))
 
     @staticmethod
-    def computed_rows(batch: Triplets) -> Triplets | None:
-        """What to hand to a backbone for the rows that the clean path was run on."""
-        return batch.to_gather() if isinstance(batch, GatheredTriplets) else None
+    def computed_rows(batch: Triplets) -> Rows:
+        """The rows that the clean path was run on."""
+        return batch.rows if isinstance(batch, GatheredTriplets) else EVERY_ROW
 
 
 def backbones_with(fact: Callable[[type[Backbone]], bool]) -> str:

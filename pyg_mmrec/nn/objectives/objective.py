@@ -85,7 +85,7 @@ class Objective(nn.Module):
             graph = method.refine(self.backbone, graph)
             clean_weight *= method.clean_weight
         if self._reads_fewer_rows(batch):
-            stages = self.backbone(graph, batch)
+            stages = self.backbone(graph, batch.rows)
             batch = GatheredTriplets.of(batch)
         else:
             stages = self.backbone(graph)
@@ -100,10 +100,10 @@ class Objective(nn.Module):
 
     def _reads_fewer_rows(self, batch: Triplets) -> bool:
         """Whether the batch's rows suffice, and are fewer than all of them."""
-        rows = batch.num_rows("user") + batch.num_rows("item")
         return (
             self.backbone.rowwise
-            and rows < self.backbone.num_users + self.backbone.num_items
+            and batch.user.numel() + batch.items.numel()
+            < self.backbone.num_users + self.backbone.num_items
             and not any(method.reads_all_rows for method in self.methods)
         )
 

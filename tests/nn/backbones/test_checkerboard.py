@@ -61,7 +61,8 @@ def train(backbone, methods, data, steps=60):
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
         graph = backbone.sample_graph(full, step, generator)
-        loss = torch.stack(list(objective(graph, sampler.epoch(generator)).values())).sum()
+        (batch,) = sampler.epoch(SIZE**2, generator)
+        loss = torch.stack(list(objective(graph, batch).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

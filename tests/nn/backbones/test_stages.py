@@ -54,8 +54,13 @@ def test_triplets_read_rows_of_users_or_of_positive_then_negative_items(ids):
     assert batch.at("item/mask", x[:, 0])[0].item() == 2  # vectors too
     with pytest.raises(ValueError, match="named for its rows"):
         batch.at("image", x)
-    gathered = GatheredTriplets(*ids)
-    assert gathered.at("item", x) is x
+    gathered = GatheredTriplets.of(batch)
+    rows = {key: batch.rows.at(key, x) for key in ("user", "item")}
+    assert rows["item"][:, 0].tolist() == [0, 2, 6]
+    assert gathered.at("user", rows["user"])[:, 0].tolist() == [4, 0]
+    assert gathered.at("item", rows["item"])[:, 0].tolist() == [2, 2, 6, 0]
+    scalar = torch.tensor(5.0)
+    assert gathered.at("loss", scalar) is scalar and batch.at("loss", scalar) is scalar
 
 
 def test_some_rows_are_those_of_the_ids():
@@ -86,7 +91,11 @@ def test_functions_of_rows_are_computed_on_the_rows_wanted():
     batch = Triplets(*ids)
     assert torch.equal(batch.map("user", doubled, x, x), 3 * x[ids[0]])
     assert torch.equal(batch.map("item", doubled, x, x), 3 * x[[1, 1, 3, 0]])
-    assert sizes == [4, 5, 2, 2, 4]  # where rows of items are no fewer, the whole table
+    gathered, y = GatheredTriplets.of(batch), x[[0, 1, 3]]
+    assert torch.equal(gathered.map("item", doubled, y, y), 3 * x[[1, 1, 3, 0]])
+    users = torch.tensor([2, 0, 2, 3, 1])
+    assert torch.equal(Triplets(users, *ids[1:]).map("user", doubled, x, x), 3 * x[users])
+    assert sizes == [4, 5, 2, 2, 3, 3, 4]  # each item once; the table, where users are more
 
 
 def test_the_items_of_a_batch_each_once():
@@ -94,26 +103,27 @@ def test_the_items_of_a_batch_each_once():
     positive, negative = torch.tensor([7, 2, 7, 9, 2]), torch.tensor([2, 4, 4, 0, 3])
     table = torch.randn(11, 3)
     for batch in (Triplets(user, positive, negative), Triplets(user, negative, positive)):
-        assert batch.unique_items().tolist() == [0, 2, 3, 4, 7, 9]
+        assert batch.items.tolist() == batch.rows.item.tolist() == [0, 2, 3, 4, 7, 9]
+        assert torch.equal(batch.items[batch.places], torch.cat([batch.positive, batch.negative]))
         wanted = table[[0, 2, 3, 4, 7, 9]]
-        assert torch.equal(table[batch.unique_item_rows()], wanted)
+        assert torch.equal(table[batch.item_rows], wanted)
         gathered = GatheredTriplets.of(batch)
-        assert torch.equal(gathered.unique_items(), batch.unique_items())
-        rows = gathered.unique_item_rows()
-        assert torch.equal(batch.at("item", table)[rows], wanted) and rows.max() < 10
+        assert gathered.items is batch.items and gathered.places is batch.places
+        assert torch.equal(batch.rows.at("item", table)[gathered.item_rows], wanted)
     one = torch.tensor([3])
-    assert Triplets(one, one, one).unique_items().tolist() == [3]
-    assert GatheredTriplets(one, one, one).unique_item_rows().numel() == 1
+    assert Triplets(one, one, one).items.tolist() == [3]
+    assert GatheredTriplets(one, one, one).item_rows.numel() == 1
 
 
 @pytest.mark.parametrize("size", [3, 90, 200])
 def test_rows_of_a_sampled_batch_agree_gathered_or_not(size, tiny, sample):
-    batch, table = sample(tiny, size), torch.randn(90, 2)
+    batch, table = sample(tiny, size), torch.randn(120, 2)
     gathered = GatheredTriplets.of(batch)
-    found = gathered.at("item", batch.at("item", table))[gathered.unique_item_rows()]
-    assert torch.equal(found, table[batch.unique_item_rows()])
+    for key in ("user", "item"):
+        found = gathered.at(key, batch.rows.at(key, table))
+        assert torch.equal(found, batch.at(key, table))
     expected = sorted({*batch.positive.tolist(), *batch.negative.tolist()})
-    assert batch.unique_items().tolist() == expected
+    assert batch.items.tolist() == expected
 
 
 @pytest.mark.parametrize("lacking", [False, True])

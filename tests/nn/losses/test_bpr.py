@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pyg_mmrec.nn.losses import BPRLoss, bpr_loss
+from pyg_mmrec.nn.losses import BPRLoss, bpr_loss, triplet_scores
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-10, 1e-2])
@@ -46,3 +46,11 @@ def test_wide_gaps_stay_finite():
     # With epsilon inside the logarithm the loss is bounded.
     bounded = bpr_loss(torch.tensor([-200.0]), torch.zeros(1), 1e-10)
     assert bounded.item() == pytest.approx(-math.log(1e-10), rel=1e-5)
+
+
+def test_scores_of_triplets_are_inner_products():
+    user, item = torch.randn(3, 4), torch.randn(6, 4)
+    positive, negative = triplet_scores(user, item)
+    for row in range(3):
+        assert positive[row].item() == pytest.approx(float(user[row] @ item[row]), rel=1e-5)
+        assert negative[row].item() == pytest.approx(float(user[row] @ item[3 + row]), rel=1e-5)

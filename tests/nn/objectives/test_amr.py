@@ -279,7 +279,7 @@ def test_composes_with_dvib_and_gib(tiny, sample):
     terms = objective(graph, batch)
     torch.manual_seed(3)
     masked = gib.refine(backbone, graph)  # every method runs on the masked graph
-    stages, rows = backbone(masked, batch), GatheredTriplets.of(batch)
+    stages, rows = backbone(masked, batch.rows), GatheredTriplets.of(batch)
     alone = clean = backbone.loss(stages, rows)
     assert_close({name: terms[name] for name in clean}, clean)
     alone = dict(clean)
@@ -333,9 +333,9 @@ def test_items_that_lack_a_modality_have_no_projection_to_perturb(make_data, sam
     seen = []
 
     class Spy(VBPR):
-        def forward_from(self, modality, graph, batch=None):
+        def forward_from(self, modality, *args):
             seen.append(modality)
-            return super().forward_from(modality, graph, batch)
+            return super().forward_from(modality, *args)
 
     torch.manual_seed(0)
     objective = Objective(Spy.from_data(data, embedding_dim=8), AMR(0.5, on="projections"))

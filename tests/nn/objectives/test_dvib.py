@@ -89,11 +89,11 @@ def by_hand(objective, graph, batch, draw, rate):
     clean, reader = backbone(graph), batch
     if backbone.rowwise and method.rows == "batch" and method.compare != "scores":
         parts = [
-            {key: batch.at(key, x) for key, x in part.items()}
+            {key: batch.rows.at(key, x) for key, x in part.items()}
             for part in (clean.hidden, clean.output, clean.compared)
         ]
         clean = Stages({}, parts[0], {}, parts[1], parts[2])
-        reader = GatheredTriplets(batch.user, batch.positive, batch.negative)
+        reader = GatheredTriplets.of(batch)
     delta, total_rate = {}, torch.zeros(())
     for site in backbone.sites:
         network = method.noise[site].net if isinstance(method, DVIBa) else None

@@ -7,7 +7,7 @@ from torch.utils import _pytree as pytree
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.data.graph import SIMILAR
-from pyg_mmrec.nn.backbones import BPRMF, FREEDOM, LATTICE, VLATTICE, Backbone, Triplets
+from pyg_mmrec.nn.backbones import BPRMF, EVERY_ROW, FREEDOM, LATTICE, VLATTICE, Backbone, Triplets
 from pyg_mmrec.nn.objectives import GIB, Objective
 from pyg_mmrec.nn.objectives.gib import UNMASKED, mask_item_graph
 
@@ -367,7 +367,7 @@ def test_vectors_on_the_full_graph_are_those_of_another_run(case, size, tiny, sa
     torch.manual_seed(3)
     masked = objective.methods[0].refine(backbone, graph)
     full = masked.adjacency[UNMASKED]
-    for rows in [None, batch] if backbone.rowwise else [None]:
+    for rows in [EVERY_ROW, batch.rows] if backbone.rowwise else [EVERY_ROW]:
         stages = backbone(masked, rows)
         ours = backbone.item_vectors_on(full, stages, masked, rows)
         assert_close(ours, Backbone.item_vectors_on(backbone, full, stages, masked, rows))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyg_mmrec.data.graph import INTERACTS, SIMILAR
-from pyg_mmrec.nn.backbones import BPRMF, FREEDOM, LATTICE, VBPR, LightGCN, Triplets
+from pyg_mmrec.nn.backbones import BPRMF, FREEDOM, LATTICE, VBPR, LightGCN
 from pyg_mmrec.nn.objectives import DVIBa, Method, MirrorGradient, Objective, SecondStage
 from pyg_mmrec.training import Trainer, TrainingOptions
 
@@ -87,10 +87,7 @@ class Adam:
 def batches_of(trainer):
     generator = torch.Generator()
     generator.set_state(trainer.generators["sampler"].get_state())
-    epoch = trainer.sampler.epoch(generator)
-    size = trainer.options.batch_size
-    parts = (getattr(epoch, name).split(size) for name in ("user", "positive", "negative"))
-    return [Triplets(*ids) for ids in zip(*parts, strict=True)]
+    return list(trainer.sampler.epoch(trainer.options.batch_size, generator))
 
 
 def test_training_equals_plain_loops(tiny):

@@ -189,7 +189,7 @@ def test_the_trainer_takes_both_steps_on_each_batch(name, tiny):
     trainer = Trainer(objective, tiny, options, progress=False)
     generator = torch.Generator()
     generator.set_state(trainer.generators["sampler"].get_state())
-    triplets = trainer.sampler.epoch(generator)
+    batches = list(trainer.sampler.epoch(500, generator))
     trainer.fit()
 
     other, graph = build(name, tiny, FIB(), SecondStage())
@@ -197,9 +197,7 @@ def test_the_trainer_takes_both_steps_on_each_batch(name, tiny):
     own = [dict(other.backbone.named_parameters())[key] for key in OWN[name]]
     second = torch.optim.Adam(own, lr=0.01, fused=True)
     losses = []
-    for ids in zip(*(getattr(triplets, x).split(500) for x in ("user", "positive", "negative")),
-                   strict=True):  # fmt: skip
-        batch = Triplets(*ids)
+    for batch in batches:
         terms = other(graph, batch)
         torch.stack(list(terms.values())).sum().backward()
         first.step()
