@@ -21,6 +21,7 @@ matplotlib.use("Agg")  # files only
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from tabulate import HERE, Config, Result
 
 from pyg_mmrec.experiment import format_table, mean_and_std
@@ -44,10 +45,24 @@ def label(config: Config) -> str:
     return f"{config.content['model']}{'' if method == 'none' else f' + {method}'}"
 
 
+def labels(configs: Sequence[Config]) -> list[str]:
+    """A name for each configuration: what it is, or its file's name where two are the same."""
+    names = [label(config) for config in configs]
+    return names if len(set(names)) == len(names) else [config.path.stem for config in configs]
+
+
+def check_same_data(configs: Sequence[Config]) -> None:
+    """Raises a :class:`ValueError` if configurations are of different data sets."""
+    names = list(dict.fromkeys(config.content["dataset"] for config in configs))
+    if len(names) > 1:
+        raise ValueError(f"what is compared needs to be of one data set (got {', '.join(names)})")
+
+
 def values_of_points(
     config: Config, results: Path, metric: str
 ) -> dict[tuple[str, ...], list[Any]]:
-    """The test metric of every run, by the point of the grid.
+    """The test metric of runs, by the point of the grid: of as many seeds as all points have that
+    have run, since further seeds are given to the point that validation picks.
 
     Raises:
         ValueError: If the configuration has no grid of one or two options, or no run has finished.
@@ -67,7 +82,8 @@ def values_of_points(
         found[tuple(point.values())] = [run[metric] for run in runs]
     if not any(found.values()):
         raise ValueError(f"no run of '{config.path.stem}' has finished")
-    return found
+    seeds = min(len(runs) for runs in found.values() if runs)
+    return {point: runs[:seeds] for point, runs in found.items()}
 
 
 def sweep(
@@ -93,7 +109,10 @@ def sweep(
         values = values_of_points(config, results, metric)
         names = [name.split(".", 1)[1] for name in config.content["grid"]]
         ticks = [list(dict.fromkeys(point[i] for point in values)) for i in range(len(names))]
-        shown = [f"{label(config)} on {config.content['dataset']}, {metric}"]
+        if baseline is not None:
+            check_same_data([config, baseline])
+        seeds = max(map(len, values.values()))
+        shown = [f"{label(config)} on {config.content['dataset']}, {metric}, {seeds} seed(s)"]
         if len(names) == 1:
             rows = _draw_line(axes, ticks[0], list(values.values()))
             table = format_table([names[0], metric], rows)
@@ -106,7 +125,7 @@ def sweep(
         axes.set_xlabel(names[-1])
         if reference is not None:
             mean, _ = mean_and_std(reference.values(metric))
-            shown.append(f"{label(reference.config)}: {mean:.4f}")
+            shown.append(f"{label(reference.config)}: {mean:.4f}, {len(reference.runs)} seed(s)")
             if len(names) == 1:
                 axes.axhline(mean, color="0.4", linestyle="--", label=label(reference.config))
                 axes.legend()
@@ -167,12 +186,13 @@ def convergence(configs: Sequence[Config], results: Path, output: Path) -> str:
     """
     if len(configs) > len(LINES):
         raise ValueError(f"a figure tells {len(LINES)} lines apart (got {len(configs)})")
+    check_same_data(configs)
     metric = configs[0].metric()
     figure, (by_epoch, by_second) = plt.subplots(
         1, 2, figsize=(9, 3.5), sharey=True, layout="constrained"
     )
     rows, target = [], None
-    for config, line in zip(configs, LINES, strict=False):
+    for config, name, line in zip(configs, labels(configs), LINES, strict=False):
         result = Result.read(config, results)
         if not result.runs:
             raise ValueError(f"no run of '{config.path.stem}' has finished")
@@ -183,12 +203,12 @@ def convergence(configs: Sequence[Config], results: Path, output: Path) -> str:
         seconds = result.runs[0]["seconds_per_epoch"]["train"]
         target = max(curve) if target is None else target
         epoch = np.arange(1, len(curve) + 1)
-        style = {**line, "markevery": max(1, len(curve) // 8), "label": label(config)}
+        style = {**line, "markevery": max(1, len(curve) // 8), "label": name}
         by_epoch.plot(epoch, curve, **style)
         by_second.plot(epoch * seconds, curve, **style)
         needed = epochs_to(curve, target)
         rows.append(
-            [label(config), f"{max(curve):.4f}", str(len(curve)), f"{seconds:.3f}",
+            [name, f"{max(curve):.4f}", str(len(curve)), f"{seconds:.3f}",
              "never" if needed is None else str(needed),
              "" if needed is None else f"{needed * seconds:.1f}"]
         )  # fmt: skip
@@ -212,7 +232,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("sweep", "convergence"))
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--metric", default="ndcg@20", help="of a sweep (default: ndcg@20)")
+    parser.add_argument("--metric", help="of a sweep (default: ndcg@20)")
     parser.add_argument("--baseline", type=Path, metavar="CONFIG", help="beside a sweep")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="figure, .pdf, .png or .svg (default: KIND.pdf)"
@@ -221,13 +241,16 @@ def main() -> None:
     output = arguments.output or Path(f"{arguments.kind}.pdf")
     if not output.parent.is_dir():
         parser.error(f"there is no folder '{output.parent}'")
-    if output.suffix[1:] not in plt.figure().canvas.get_supported_filetypes():
+    if output.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
         parser.error(f"--output needs a suffix such as .pdf, .png or .svg (got '{output}')")
+    if arguments.kind != "sweep" and (arguments.baseline or arguments.metric):
+        parser.error("--baseline and --metric are of a sweep")
     try:
         configs = [Config.read(path) for path in arguments.configs]
         if arguments.kind == "sweep":
             base = Config.read(arguments.baseline) if arguments.baseline else None
-            print(sweep(configs, arguments.results, arguments.metric, base, output))
+            metric = arguments.metric or "ndcg@20"
+            print(sweep(configs, arguments.results, metric, base, output))
         else:
             print(convergence(configs, arguments.results, output))
     except (ValueError, FileNotFoundError) as error:

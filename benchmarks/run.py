@@ -32,6 +32,8 @@ from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
 HERE = Path(__file__).resolve().parent
 if str(HERE) in sys.path:
     sys.path.remove(str(HERE))  # torch imports a package that is called like 'tabulate.py'
+#: Test metrics that are kept of every user, beside the published ones.
+OF_USERS = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
 FIELDS = (
     "model", "dataset", "method", "preset", "options", "grid", "seeds", "note", "published",
 )  # fmt: skip
@@ -170,7 +172,7 @@ def run_one(
     if of_users.exists():
         values = load_file(of_users)
         published = config.content.get("published") or []
-        names = {"recall@20", "ndcg@20"}.union(*published) & set(values)
+        names = set(OF_USERS).union(*published) & set(values)
         kept = {key: values[key].half() for key in sorted(names)}
         save_tensors(file.with_suffix(".safetensors"), {"user": values["user"].int(), **kept})
     write_json(file, result)

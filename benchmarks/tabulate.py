@@ -184,7 +184,10 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
                 row = [*first, count, metric, ours, *beside, "", "", ""]
                 rows.append(row)
                 base = plain.get(result.group)
-                if place > 0 or base is None or base is result:
+                if place > 0 or base is result:
+                    continue
+                if base is None:
+                    row[-3] = "" if result.method == "none" else "nothing to compare with"
                     continue
                 without_method, _ = mean_and_std(base.values(metric))
                 if without_method == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -40,7 +41,7 @@ METHODS: dict[str, type[Method]] = {
 #: Names for several methods at once, of :obj:`METHODS`, as they go with a backbone.
 COMBINATIONS: dict[str, Callable[[type[Backbone]], list[Method]]] = {"ibmrec": objectives.ibmrec}
 #: What may be done to the features of data, in this order: the option's type, and the transform
-#: for its value and the run's seed.
+#: for its value and a seed.
 FEATURE_TRANSFORMS: dict[str, tuple[Any, Callable[[Any, int], BaseTransform]]] = {
     "scale_features": (str, lambda method, _: ScaleFeatures(method)),
     "feature_noise": (float, lambda std, seed: AddFeatureNoise(std, seed=seed)),
@@ -129,6 +130,18 @@ class Experiment:
         for key, text in self.options.items():
             section, name = self._find_option(key, known)
             self.parsed[section][name] = parse_option(key, text, known[section][name])
+        self._feature_transform()  # refuses what is out of range now
+
+    def _feature_transform(self) -> Compose:
+        """What the options do to the features; no draw depends on another."""
+        given = self.parsed["data"]
+        return Compose(
+            [
+                make(given[name], zlib.crc32(f"{name} {self.seed}".encode()))
+                for name, (_, make) in FEATURE_TRANSFORMS.items()
+                if given.get(name) is not None
+            ]
+        )
 
     @property
     def _parts(self) -> list[str]:
@@ -177,14 +190,9 @@ class Experiment:
     def load(self) -> HeteroData:
         """Reads or generates the data."""
         options = dict(self.parsed["data"])
-        values = {name: options.pop(name, None) for name in FEATURE_TRANSFORMS}
-        transform = Compose(
-            [
-                make(values[name], self.seed)
-                for name, (_, make) in FEATURE_TRANSFORMS.items()
-                if values[name] is not None
-            ]
-        )
+        for name in FEATURE_TRANSFORMS:
+            options.pop(name, None)
+        transform = self._feature_transform()
         if self.dataset in PLANTED:
             return PlantedDataset(PLANTED[self.dataset], transform=transform, **options)[0]
         if "modalities" in self.parsed["model"]:

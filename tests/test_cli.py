@@ -276,5 +276,12 @@ def test_features_are_probed_on_request():
     assert wide.size(1) == width + 1024 and torch.equal(wide[:, :width], image)
     changed = (moved != text).any(1).sum().item()
     assert changed == text.size(0) // 2
+    both, _ = features(feature_noise="0.5", visual_redundancy="image")
+    noise = (both[:, :width] - image) / 0.5  # another draw than the columns', |1 + 3 x|
+    drawn = both[:, width : 2 * width]
+    both = torch.stack([(1 + 3 * noise).abs().flatten(), drawn.flatten()])
+    assert torch.corrcoef(both)[0, 1].abs() < 0.1
     with pytest.raises(ValueError, match="audio"):
         features(visual_redundancy="audio")
+    with pytest.raises(ValueError, match="'std' needs to be a finite number of at least 0"):
+        Experiment("VBPR", "planted-tiny", options={"data.feature_noise": "-1"})

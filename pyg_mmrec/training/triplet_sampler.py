@@ -8,9 +8,12 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones import Triplets
 
-_ROWS_AT_A_TIME = 2**20  # of which the batches' items are found
+# Of how many interactions, and of how many batches, the items are found at a time.
+_ROWS_AT_A_TIME = 2**20
+_BATCHES_AT_A_TIME = 2**10
 
 
 class TripletSampler:
@@ -78,18 +81,22 @@ class TripletSampler:
         Args:
             batch_size (int): Interactions in each batch but the last.
             generator (torch.Generator, optional): On the interactions' device.
+
+        Raises:
+            ValueError: If ``batch_size`` is not a positive integer.
         """
+        check_positive("batch_size", batch_size)
         order = torch.randperm(
             self.edge_index.size(1), device=self.edge_index.device, generator=generator
         )
         pairs = self.edge_index[:, order]
         triplets = torch.cat([pairs, self.negatives(pairs[0], generator)[None]])
-        many = batch_size * max(1, _ROWS_AT_A_TIME // batch_size)
-        parts = triplets.split(many, dim=1)
+        count = min(max(1, _ROWS_AT_A_TIME // batch_size), _BATCHES_AT_A_TIME)
+        parts = triplets.split(count * batch_size, dim=1)
         return chain.from_iterable(self._batches(part, batch_size) for part in parts)
 
     def _batches(self, triplets: Tensor, batch_size: int) -> Iterator[Triplets]:
-        """Finds the items of many batches at once: a device is waited for once, not by batch."""
+        """Finds the items of many batches at once: a device is waited for by part, not by batch."""
         batch = torch.arange(triplets.size(1), device=triplets.device) // batch_size
         key, inverse = (batch * self._num_items + triplets[1:]).unique(return_inverse=True)
         count = torch.bincount(key // self._num_items)

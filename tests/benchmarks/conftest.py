@@ -16,7 +16,9 @@ def load_script():
     Scripts find each other beside them. Each gets another name here than it has there, since third
     parties have packages that are called the same.
     """
-    path, modules = list(sys.path), set(sys.modules)
+    path, modules = list(sys.path), dict(sys.modules)
+    for name in ("run", "tabulate"):  # of third parties
+        sys.modules.pop(name, None)
 
     def load(name):
         sys.path.insert(0, str(BENCHMARKS))
@@ -28,6 +30,7 @@ def load_script():
 
     yield load
     sys.path[:] = path
-    for name in set(sys.modules) - modules:
+    for name in list(sys.modules):
         if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
             del sys.modules[name]
+    sys.modules.update({name: x for name, x in modules.items() if name not in sys.modules})

@@ -49,9 +49,15 @@ def test_sweep_over_one_option(program, make, tmp_path):
     output = tmp_path / "figure.png"
     text = program.sweep([config], tmp_path / "results", "ndcg@20", base, output)
     assert output.read_bytes().startswith(b"\x89PNG")
-    assert "BPRMF: 0.2500" in text
+    assert "BPRMF: 0.2500, 1 seed(s)" in text and "ndcg@20, 2 seed(s)" in text
     lines = [line.split() for line in text.splitlines()]
     assert ["1", "0.1500", "±", "0.0707"] in lines and ["2", "0.3000", "±", "0.0000"] in lines
+
+
+def test_a_sweep_compares_the_same_seeds(program, make, tmp_path):
+    config = make("s", SWEEP, {"num_layers=1": [[0.1]], "num_layers=2": [[0.3], [0.1], [0.1]]})
+    text = program.sweep([config], tmp_path / "results", "ndcg@20", None, tmp_path / "figure.png")
+    assert ["2", "0.3000"] in [line.split() for line in text.splitlines()] and "1 seed(s)" in text
 
 
 def test_sweep_over_two_options_shows_what_did_not_run(program, make, tmp_path):
@@ -94,3 +100,37 @@ def test_convergence_counts_to_the_best_of_the_first(program, make, tmp_path):
         ["LightGCN + dvib-c", "0.4000", "2", "2.000", "1", "2.0"],
         ["LightGCN + dvib-a", "0.2000", "2", "0.500", "never"],
     ]
+
+
+def test_what_is_compared_is_of_one_data_set(program, make, tmp_path):
+    here = make("a", SWEEP, {"num_layers=1": [[0.1]]})
+    there = make("b", "model: LightGCN\ndataset: planted", {"": [[0.1]]})
+    results, output = tmp_path / "results", tmp_path / "figure.pdf"
+    with pytest.raises(ValueError, match="of one data set \\(got planted-tiny, planted\\)"):
+        program.sweep([here], results, "ndcg@20", there, output)
+    with pytest.raises(ValueError, match="of one data set"):
+        program.convergence([here, there], results, output)
+
+
+def test_lines_of_one_model_are_named_by_their_files(program, make, tmp_path):
+    plain = "model: LightGCN\ndataset: planted-tiny\n"
+    configs = [make(name, plain, {"": [[0.1]]}) for name in ("one", "two")]
+    text = program.convergence(configs, tmp_path / "results", tmp_path / "figure.pdf")
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["convergence", "a.yaml", "--metric", "ndcg@20"], "are of a sweep"),
+        (["sweep", "a.yaml", "--output", "figure.txt"], "needs a suffix such as"),
+        (["sweep", "a.yaml", "--output", "nowhere/figure.pdf"], "there is no folder 'nowhere'"),
+        (["sweep", "a.yaml", "--output", "figure.PDF"], "No such file"),
+    ],
+)
+def test_wrong_arguments(program, monkeypatch, tmp_path, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["plot.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    assert message in capsys.readouterr().err

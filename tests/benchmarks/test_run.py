@@ -115,6 +115,15 @@ def test_a_wrong_configuration_is_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_every_method_of_the_project_is_compared_with_none(load_script):
+    tabulate = load_script("tabulate")
+    files = (BENCHMARKS / "configs").rglob("*.yaml")
+    results = [tabulate.Result(tabulate.Config.read(file)) for file in files]
+    plain = {result.group for result in results if result.method == "none"}
+    lonely = [r.config.path.stem for r in results if r.method != "none" and r.group not in plain]
+    assert lonely == []
+
+
 def test_every_configuration_of_the_project_is_right():
     files = sorted((BENCHMARKS / "configs").rglob("*.yaml"))
     assert files

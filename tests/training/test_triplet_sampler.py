@@ -73,15 +73,17 @@ def test_every_interaction_once_in_an_epoch_in_another_order_each_time() -> None
     assert not torch.equal(first.user * 9 + first.positive, second.user * 9 + second.positive)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 8, 2**20])
-def test_batches_know_their_items(monkeypatch: pytest.MonkeyPatch, at_a_time: int) -> None:
-    monkeypatch.setattr("pyg_mmrec.training.triplet_sampler._ROWS_AT_A_TIME", at_a_time)
+@pytest.mark.parametrize("rows", [1, 8, 2**20])
+@pytest.mark.parametrize("batches", [1, 2**10])
+def test_batches_know_their_items(monkeypatch: pytest.MonkeyPatch, rows: int, batches: int) -> None:
+    monkeypatch.setattr("pyg_mmrec.training.triplet_sampler._ROWS_AT_A_TIME", rows)
+    monkeypatch.setattr("pyg_mmrec.training.triplet_sampler._BATCHES_AT_A_TIME", batches)
     (whole,) = tiny().epoch(len(PAIRS), torch.Generator().manual_seed(5))
-    batches = list(tiny().epoch(3, torch.Generator().manual_seed(5)))
-    assert [batch.user.numel() for batch in batches[:-1]] == [3] * (len(batches) - 1)
+    found_batches = list(tiny().epoch(3, torch.Generator().manual_seed(5)))
+    assert [batch.user.numel() for batch in found_batches] == [3, 3, 3, 1]
     for name in ("user", "positive", "negative"):
-        assert torch.equal(torch.cat([vars(b)[name] for b in batches]), vars(whole)[name])
-    for batch in batches:
+        assert torch.equal(torch.cat([vars(b)[name] for b in found_batches]), vars(whole)[name])
+    for batch in found_batches:
         found = Triplets(batch.user, batch.positive, batch.negative)
         assert torch.equal(batch.items, found.items) and torch.equal(batch.places, found.places)
 
@@ -117,3 +119,9 @@ def test_user_with_every_item_is_refused() -> None:
     edge_index = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 2]])
     with pytest.raises(ValueError, match="user 1 has interacted with all 3 items that occur"):
         TripletSampler(edge_index, 2, 6)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.0])
+def test_a_wrong_batch_size_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="'batch_size' needs to be a positive integer"):
+        tiny().epoch(size)

@@ -173,8 +173,11 @@ class Backbone(nn.Module, ABC):
                 (default: every row)
 
         Raises:
-            ValueError: If only some rows are asked for and the backbone is not rowwise.
+            ValueError: If only some rows are asked for and the backbone is not rowwise, or a batch
+                is given instead of its rows.
         """
+        if isinstance(rows, Triplets):  # its rows repeat, and readers expect each once
+            raise ValueError("'rows' needs the rows of a batch, 'batch.rows' (got the batch)")
         if rows is not EVERY_ROW and not self.rowwise:
             raise ValueError(f"{type(self).__name__} is not rowwise: it encodes every row")
         modality = self.project(graph) if rows is EVERY_ROW else self.project(graph, rows)

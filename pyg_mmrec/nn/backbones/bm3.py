@@ -55,8 +55,8 @@ class BM3(ContentBackbone):
         ValueError: If an option is out of range or features are missing.
 
     .. note::
-        Dropout is drawn once for each row that is encoded: given a batch, an item that stands in
-        it twice has two draws, given all rows one. The expected loss is the same.
+        Dropout is drawn once for each row that is encoded: given the rows of a batch, a user who
+        stands in it twice has two draws, given all rows one. The expected loss is the same.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {"train_features": True}}

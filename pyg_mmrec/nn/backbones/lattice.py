@@ -108,6 +108,10 @@ class LATTICE(ContentBackbone):
 
     Raises:
         ValueError: If an option is out of range or features are missing.
+
+    .. note::
+        The layer of an item without neighbours is zero and is not normalised; with a perturbation
+        added, however small, it is normalised to length 1.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {"train_features": True}}

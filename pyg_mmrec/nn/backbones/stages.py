@@ -77,6 +77,9 @@ class Triplets(Rows):
             (default: found here)
         places (torch.Tensor, optional): Where each positive, then negative item stands in
             ``items``, ``[2 * batch_size]``. (default: found here)
+
+    Raises:
+        ValueError: If only one of ``items`` and ``places`` is given.
     """
 
     user: Tensor
@@ -86,7 +89,9 @@ class Triplets(Rows):
     places: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.items is None or self.places is None:
+        if (self.items is None) != (self.places is None):
+            raise ValueError("'items' and 'places' go together, or neither is given")
+        if self.items is None and isinstance(self.positive, Tensor):  # else a tree of other things
             occurring = torch.cat([self.positive, self.negative])
             items, places = occurring.unique(return_inverse=True)
             object.__setattr__(self, "items", items)

@@ -154,7 +154,8 @@ class DVIBc(_DVIB):
 
     is minimised (Eq. 8-10, Algorithm 1). Ranking uses the clean path alone, at no cost. Of several
     sites in a row, the noise adds up along the noisy path, one draw per site. Where no row depends
-    on another, the noisy path is run on the batch's users and items alone.
+    on another, the noisy path is run on the batch's users and items alone, if these are fewer than
+    all and nothing else is compared; an item that occurs twice has one draw, a user two.
 
     Args:
         std (float, optional): Standard deviation :math:`s` of the noise. (default: 1e-3)

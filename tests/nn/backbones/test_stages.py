@@ -224,3 +224,18 @@ def test_batches_and_stages_are_trees_of_tensors(kind, ids):
     assert pytree.tree_map(lambda x: x + 1, stages).hidden["item"].item() == 2
     with pytest.raises(FrozenInstanceError):
         batch.user = ids[0]
+
+
+def test_a_batch_knows_both_its_items_and_their_places_or_neither(ids):
+    batch = Triplets(*ids)
+    same = Triplets(*ids, items=batch.items, places=batch.places)
+    assert same.items is batch.items and same.places is batch.places
+    with pytest.raises(ValueError, match="'items' and 'places' go together"):
+        Triplets(*ids, items=batch.items)
+    assert pytree.tree_map(lambda x: None, batch).items is None
+
+
+def test_a_backbone_takes_the_rows_of_a_batch_not_the_batch(tiny, sample):
+    backbone, batch = VBPR.from_data(tiny, embedding_dim=8), sample(tiny)
+    with pytest.raises(ValueError, match="needs the rows of a batch, 'batch.rows'"):
+        backbone(backbone.graph(tiny), batch)
