@@ -55,10 +55,10 @@ def test_an_unknown_preset_is_refused_and_options_win_over_presets(tiny):
     assert FREEDOM.from_data(tiny, preset="mmrec", train_features=False).features is None
 
 
-def test_what_is_not_rowwise_refuses_a_batch(tiny, sample):
+def test_what_is_not_rowwise_refuses_some_rows(tiny, sample):
     for backbone in (LightGCN.from_data(tiny), FREEDOM.from_data(tiny, num_item_layers=2)):
         with pytest.raises(ValueError, match=f"{type(backbone).__name__} is not rowwise"):
-            backbone(backbone.graph(tiny), sample(tiny))
+            backbone(backbone.graph(tiny), sample(tiny).rows)
 
 
 def test_the_base_class_cannot_be_built(tiny):

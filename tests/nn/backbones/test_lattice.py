@@ -239,9 +239,9 @@ def test_a_batchs_rows_are_those_of_all_on_a_sampled_graph(tiny, sample):
     torch.manual_seed(0)
     backbone = LATTICE.from_data(tiny, embedding_dim=8)
     sampled, batch = backbone.sample_graph(backbone.graph(tiny), 0), sample(tiny)
-    stages, every = backbone(sampled, batch), backbone(sampled)
+    stages, every = backbone(sampled, batch.rows), backbone(sampled)
     for key in ("user", "item"):
-        torch.testing.assert_close(stages.output[key], batch.at(key, every.output[key]))
+        torch.testing.assert_close(stages.output[key], batch.rows.at(key, every.output[key]))
     assert stages.modality == {} and list(every.modality) == ["image", "text"]
     assert list(backbone.project(sampled)) == ["image", "text"]  # for methods that read them
 
