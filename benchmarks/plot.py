@@ -98,19 +98,20 @@ def sweep(
         baseline (Config, optional): What the points are compared with.
         output (pathlib.Path): The figure's file; its suffix says the format.
     """
-    reference = Result.read(baseline, results) if baseline is not None else None
+    reference = None
+    if baseline is not None:
+        check_same_data([*configs, baseline])
+        reference = Result.read(baseline, results)
     if reference is not None and not reference.runs:
         raise ValueError(f"no run of '{reference.config.path.stem}' has finished")
+    all_values = [values_of_points(config, results, metric) for config in configs]
     figure, all_axes = plt.subplots(
         1, len(configs), figsize=(4.5 * len(configs), 3.5), squeeze=False, layout="constrained"
     )
     texts = []
-    for config, axes in zip(configs, all_axes[0], strict=True):
-        values = values_of_points(config, results, metric)
+    for config, values, axes in zip(configs, all_values, all_axes[0], strict=True):
         names = [name.split(".", 1)[1] for name in config.content["grid"]]
         ticks = [list(dict.fromkeys(point[i] for point in values)) for i in range(len(names))]
-        if baseline is not None:
-            check_same_data([config, baseline])
         seeds = max(map(len, values.values()))
         shown = [f"{label(config)} on {config.content['dataset']}, {metric}, {seeds} seed(s)"]
         if len(names) == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +27,7 @@ from pyg_mmrec.transforms import (
     AddVisualRedundancy,
     ScaleFeatures,
 )
+from pyg_mmrec.transforms.seeding import seed_of
 
 METHODS: dict[str, type[Method]] = {
     "amr": objectives.AMR,
@@ -137,7 +137,7 @@ class Experiment:
         given = self.parsed["data"]
         return Compose(
             [
-                make(given[name], zlib.crc32(f"{name} {self.seed}".encode()))
+                make(given[name], seed_of(name, self.seed))
                 for name, (_, make) in FEATURE_TRANSFORMS.items()
                 if given.get(name) is not None
             ]
@@ -189,9 +189,7 @@ class Experiment:
 
     def load(self) -> HeteroData:
         """Reads or generates the data."""
-        options = dict(self.parsed["data"])
-        for name in FEATURE_TRANSFORMS:
-            options.pop(name, None)
+        options = {k: v for k, v in self.parsed["data"].items() if k not in FEATURE_TRANSFORMS}
         transform = self._feature_transform()
         if self.dataset in PLANTED:
             return PlantedDataset(PLANTED[self.dataset], transform=transform, **options)[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -27,6 +26,7 @@ from pyg_mmrec.training.early_stopping import EarlyStopping
 from pyg_mmrec.training.history import History
 from pyg_mmrec.training.training_options import TrainingOptions
 from pyg_mmrec.training.triplet_sampler import TripletSampler
+from pyg_mmrec.transforms.seeding import seed_of
 
 
 class Trainer:
@@ -104,12 +104,9 @@ class Trainer:
             if trained
         }  # fmt: skip
         self.stopping = EarlyStopping(self.options.patience, self.options.decimals)
-        # Separate streams: what one of them draws does not depend on the others. A checksum, since
-        # a CPU's generator reads 32 bits of its seed and the global one may have the same seed.
+        # Separate streams: what one of them draws does not depend on the others.
         self.generators = {
-            name: torch.Generator(self.device).manual_seed(
-                zlib.crc32(f"{name} {self.options.seed}".encode())
-            )
+            name: torch.Generator(self.device).manual_seed(seed_of(name, self.options.seed))
             for name in ("sampler", "graph")
         }
         self._best: dict[str, Tensor] = {}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,19 @@ def make_generator(seed: int | None, generator: torch.Generator | None) -> torch
         generator (torch.Generator, optional): A generator.
     """
     return generator if seed is None else torch.Generator().manual_seed(seed)
+
+
+def seed_of(name: str, seed: int) -> int:
+    r"""The seed of one of several random streams of a run, so that none depends on another.
+
+    A checksum, since a CPU's generator reads 32 bits of its seed and the global one may have the
+    run's.
+
+    Args:
+        name (str): The stream's name.
+        seed (int): The run's seed.
+    """
+    return zlib.crc32(f"{name} {seed}".encode())
 
 
 def normal(size: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
