@@ -21,16 +21,9 @@ from .feature_file import (
 )
 from .interaction_file import Interactions, read_header, read_interactions, resolve_columns
 from .modality import feature_fingerprint, modality_order
-from .splits import (
-    global_temporal_split,
-    has_training,
-    item_cold_start_split,
-    random_split,
-    temporal_split,
-)
+from .splits import SPLITS, has_training, split_labels
 from .statistics import statistics
 
-_SPLITS = ("label", "random", "temporal", "global_temporal", "item_cold_start")
 _SPLIT_NAMES = ("training", "validation", "test")
 
 
@@ -99,8 +92,8 @@ class MultimodalDataset(InMemoryDataset):
         transform: Callable[[HeteroData], HeteroData] | None = None,
         pre_transform: Callable[[HeteroData], HeteroData] | None = None,
     ) -> None:
-        if split is not None and split not in _SPLITS:
-            raise ValueError(f"'split' needs to be one of {list(_SPLITS)} (got '{split}')")
+        if split is not None and split not in SPLITS:
+            raise ValueError(f"'split' needs to be one of {list(SPLITS)} (got '{split}')")
         if on_invalid not in ("error", "mask"):
             raise ValueError(f"'on_invalid' needs to be 'error' or 'mask' (got '{on_invalid}')")
         if isinstance(modalities, str):
@@ -127,7 +120,7 @@ class MultimodalDataset(InMemoryDataset):
         interactions = read_interactions(
             path, columns, num_users=num_users, num_items=num_items, num_items_source=source
         )
-        label = _split_labels(interactions, split, seed)
+        label = split_labels(interactions, split, seed)
         features = {
             m: load_features(feature_files[m], on_invalid) for m in selected if m in feature_files
         }
@@ -246,20 +239,6 @@ def to_hetero_data(
         similar.edge_index, similar.edge_weight = graph.edge_index, graph.cosine
         similar.k, similar.fingerprint = graph.k, fingerprint
     return data
-
-
-def _split_labels(interactions: Interactions, split: str, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    user, item, time = interactions.user, interactions.item, interactions.time
-    if split == "label" and interactions.label is not None:
-        return interactions.label
-    if split == "temporal" and time is not None:
-        return temporal_split(user, time)
-    if split == "global_temporal" and time is not None:
-        return global_temporal_split(time)
-    if split == "item_cold_start":
-        return item_cold_start_split(item, generator=generator)
-    return random_split(user, generator)
 
 
 def _require_column(

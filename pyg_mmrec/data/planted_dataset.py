@@ -13,7 +13,7 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 from .feature_file import ModalityFeatures
 from .interaction_file import Interactions
 from .multimodal_dataset import to_hetero_data
-from .splits import random_split
+from .splits import SPLITS, split_labels
 from .statistics import statistics
 
 _Array = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ class PlantedDataset(InMemoryDataset):
     :math:`\exp(b_i)` and the activity :math:`n_u \geq 5` have long tails. Image and text each
     carry a part of :math:`t_i` (the parts overlap) in some columns, clusters that have nothing to
     do with taste in others, and noise in the rest, so that neighbours by all columns are often
-    wrong. Interactions are split by :func:`~pyg_mmrec.data.random_split`.
+    wrong. A user picks at any time of a stretch of its own, whatever the item.
 
     The truth is kept in :obj:`data["user"].taste` and :obj:`data["item"].taste`
     :math:`(N, 16)` and in :obj:`data[m].column_kind` :math:`(F_m,)`, int8: 0 taste,
@@ -68,25 +68,31 @@ class PlantedDataset(InMemoryDataset):
         size (str): :obj:`"tiny"` (120 users, 90 items) or :obj:`"small"` (2,000 users,
             1,500 items). (default: :obj:`"small"`)
         seed (int): Seed of everything. (default: :obj:`0`)
+        split (str): :obj:`"random"` per user, :obj:`"temporal"` per user,
+            :obj:`"global_temporal"` or :obj:`"item_cold_start"`. (default: :obj:`"random"`)
         transform (Callable, optional): Applied at every access. (default: :obj:`None`)
 
     Raises:
-        ValueError: If :obj:`size` is unknown or :obj:`seed` negative.
+        ValueError: If :obj:`size` or :obj:`split` is unknown or :obj:`seed` negative.
     """
 
     def __init__(
         self,
         size: str = "small",
         seed: int = 0,
+        split: str = "random",
         transform: Callable[[HeteroData], HeteroData] | None = None,
     ) -> None:
         if size not in _SIZES:
             raise ValueError(f"'size' needs to be one of {list(_SIZES)} (got '{size}')")
         if seed < 0:
             raise ValueError(f"'seed' needs to be a non-negative integer (got {seed})")
+        splits = [name for name in SPLITS if name != "label"]
+        if split not in splits:
+            raise ValueError(f"'split' needs to be one of {splits} (got '{split}')")
         super().__init__(None, transform)
-        self.size, self.seed = size, seed
-        self.data, self.slices = self.collate([_generate(_SIZES[size], seed)])
+        self.size, self.seed, self.split = size, seed, split
+        self.data, self.slices = self.collate([_generate(_SIZES[size], seed, split)])
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -97,7 +103,7 @@ class PlantedDataset(InMemoryDataset):
         return f"{self.__class__.__name__}({self.size}, seed={self.seed})"
 
 
-def _generate(size: _Size, seed: int) -> HeteroData:
+def _generate(size: _Size, seed: int, split: str) -> HeteroData:
     rng = np.random.Generator(np.random.PCG64(seed))
     centers = rng.standard_normal((size.clusters, _TASTE_CHANNELS))
     item_taste = _unit(
@@ -121,7 +127,7 @@ def _generate(size: _Size, seed: int) -> HeteroData:
         num_items=size.items,
         time=torch.from_numpy(_times(rng, user, size.users)),
     )
-    label = random_split(interactions.user, torch.Generator().manual_seed(seed))
+    label = split_labels(interactions, split, seed)
 
     features, kinds = {}, {}
     for m, columns in size.columns.items():

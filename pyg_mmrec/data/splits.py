@@ -5,6 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .interaction_file import Interactions
+
+#: How a data set may be split; "label" is as its file says.
+SPLITS = ("label", "random", "temporal", "global_temporal", "item_cold_start")
 _RATIOS = (0.8, 0.1, 0.1)
 
 
@@ -100,6 +104,21 @@ def item_cold_start_split(
     unique, inverse = item.unique(return_inverse=True)
     label = _labels_in_order(unique.numel(), ratios, item.device)
     return label[_permutation(unique, generator)][inverse]
+
+
+def split_labels(interactions: Interactions, split: str, seed: int) -> Tensor:
+    """0, 1, 2 for training, validation, test, by the name of a split that the columns allow."""
+    generator = torch.Generator().manual_seed(seed)
+    user, item, time = interactions.user, interactions.item, interactions.time
+    if split == "label" and interactions.label is not None:
+        return interactions.label
+    if split == "temporal" and time is not None:
+        return temporal_split(user, time)
+    if split == "global_temporal" and time is not None:
+        return global_temporal_split(time)
+    if split == "item_cold_start":
+        return item_cold_start_split(item, generator=generator)
+    return random_split(user, generator)
 
 
 def has_training(user: Tensor, label: Tensor) -> Tensor:

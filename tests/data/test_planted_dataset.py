@@ -152,3 +152,23 @@ def test_transform_and_errors() -> None:
         PlantedDataset("huge")
     with pytest.raises(ValueError, match=r"'seed' needs to be a non-negative integer \(got -1\)"):
         PlantedDataset(seed=-1)
+    with pytest.raises(ValueError, match=r"'split' needs to be one of \['random', .* 'label'\)"):
+        PlantedDataset(split="label")
+
+
+def test_splits_share_their_interactions() -> None:
+    def pairs(split: str) -> list[set[tuple[int, int]]]:
+        store = PlantedDataset("tiny", split=split)[0]["user", "interacts", "item"]
+        parts = (store.edge_index, store.val_label_index, store.test_label_index)
+        return [set(zip(*part.tolist(), strict=True)) for part in parts]
+
+    random = pairs("random")
+    temporal = pairs("temporal")
+    assert set().union(*random) == set().union(*temporal)
+    assert [len(part) for part in random] == [len(part) for part in temporal]
+    assert random[2] != temporal[2]
+
+    store = PlantedDataset("tiny", split="global_temporal")[0]["user", "interacts", "item"]
+    assert store.val_label_index.size(1) <= 0.1 * len(set().union(*random))
+    cold = pairs("item_cold_start")
+    assert not {item for _, item in cold[0]} & {item for _, item in cold[2]}
