@@ -333,20 +333,28 @@ def _search(
             to.copy_(_wide(x[part.to(x.device)]) / norm[part].unsqueeze(-1))
         return out.numpy()
 
-    index = _make_index(plan, x.size(1), x.device)
-    if not index.is_trained:
-        generator = torch.Generator().manual_seed(0)
-        sample = torch.randperm(rows.numel(), generator=generator).to(rows.device)
-        index.train(unit(rows[sample[: _TRAINING_ROWS_PER_LIST * dict(plan.options)["nlist"]]]))
-    for batch in rows.split(batch_size):
-        index.add(unit(batch))
+    k = min(k, rows.numel())
+    batches = rows.split(batch_size)
+    if plan.kind == "flat" and not x.is_cuda:  # no index that grows: the copy itself is searched
+        faiss, copy = _import_faiss(x.device), unit(rows)
+        units = [copy[b : b + batch_size] for b in range(0, len(copy), batch_size)]
+        results = (faiss.knn(u, copy, k, metric=faiss.METRIC_INNER_PRODUCT) for u in units)
+    else:
+        index = _make_index(plan, x.size(1), x.device)
+        if not index.is_trained:
+            generator = torch.Generator().manual_seed(0)
+            sample = torch.randperm(rows.numel(), generator=generator).to(rows.device)
+            nlist = dict(plan.options)["nlist"]
+            index.train(unit(rows[sample[: _TRAINING_ROWS_PER_LIST * nlist]]))
+        for batch in batches:
+            index.add(unit(batch))
+        results = (index.search(unit(batch), k) for batch in batches)
 
     sources: list[Tensor] = []
     targets: list[Tensor] = []
     cosines: list[Tensor] = []
     rows_on_cpu = rows.cpu()
-    for batch in rows_on_cpu.split(batch_size):
-        cosine, neighbor = index.search(unit(batch.to(rows.device)), min(k, rows.numel()))
+    for batch, (cosine, neighbor) in zip(rows_on_cpu.split(batch_size), results, strict=True):
         neighbor, cosine = torch.from_numpy(neighbor), torch.from_numpy(cosine)
         found = neighbor >= 0
         sources.append(rows_on_cpu[neighbor[found]])

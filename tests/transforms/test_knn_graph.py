@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -135,28 +136,41 @@ def test_ivf_with_too_few_probes_gives_fewer_edges() -> None:
 
 
 def test_no_query_is_larger_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries: list[tuple[int, ...]] = []
+    knn = faiss.knn
+
+    def spy(query: np.ndarray, *arguments: Any, **options: Any) -> Any:
+        queries.append(query.shape)
+        return knn(query, *arguments, **options)
+
+    monkeypatch.setattr(faiss, "knn", spy)
+    cosine_knn(torch.randn(1000, 4), k=3, batch_size=64)
+    assert queries == [(64, 4)] * 15 + [(40, 4)]
+
+
+def test_index_is_filled_and_asked_by_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     make_index = knn_graph._make_index
 
     class Spy:
         def __init__(self, index: Any) -> None:
             self.index = index
-            self.is_trained = True
+            self.is_trained = index.is_trained
+
+        def train(self, rows: np.ndarray) -> None:
+            self.index.train(rows)
 
         def add(self, rows: np.ndarray) -> None:
             seen.append(rows.shape)
             self.index.add(rows)
 
         def search(self, rows: np.ndarray, k: int) -> Any:
-            found = self.index.search(rows, k)
-            seen.extend([rows.shape, found[0].shape, found[1].shape])
-            return found
+            seen.append(rows.shape)
+            return self.index.search(rows, k)
 
     monkeypatch.setattr(knn_graph, "_make_index", lambda *args: Spy(make_index(*args)))
-    cosine_knn(torch.randn(1000, 4), k=3, batch_size=64)
-    assert len(seen) == 4 * 16
-    assert max(rows for rows, _ in seen) == 64
-    assert max(columns for _, columns in seen) == 4
+    cosine_knn(torch.randn(1000, 4), k=3, index="ivf", batch_size=64)
+    assert seen == ([(64, 4)] * 15 + [(40, 4)]) * 2
 
 
 @pytest.mark.parametrize(
