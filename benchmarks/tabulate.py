@@ -7,6 +7,7 @@ and how far ours is from it; and, where a configuration without a method is give
 data, backbone and preset, the improvement on it, with the average over the backbones below. Its
 p-values compare the two user by user, every user's metric averaged over the seeds, by a paired
 t-test and by a paired bootstrap, corrected for the number of comparisons in the table (Holm).
+What is equal in all rows stands above the table; ``--wide`` gives each metric a column.
 """
 
 from __future__ import annotations
@@ -215,6 +216,47 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
     return rows
 
 
+def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table with a column per metric. It holds ours, and in brackets the
+    improvement, with one star for p < 0.05 and two for p < 0.01 by the t-test; below, in a row per
+    source, what is published, and in brackets how far ours is from it.
+    """
+    first, options, seeds = HEADER.index("metric"), HEADER.index("options"), HEADER.index("seeds")
+    blocks: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}  # by source, "" is ours
+    for row in rows:
+        cell = dict(zip(HEADER, row, strict=True))
+        sources = blocks.setdefault(tuple(row[:first]), {"": {}})
+        p = float(cell["p (t-test)"] or 1)
+        gain = cell["improvement"] + ("**" if p < 0.01 else "*" if p < 0.05 else "")
+        ours = [cell["ours"]] * bool(cell["ours"]) + [f"({gain})"] * bool(gain)
+        sources[""].setdefault(cell["metric"], " ".join(ours))
+        value, _, source = cell["published"].removesuffix(")").partition(" (")
+        if source:
+            sources.setdefault(source, {})[cell["metric"]] = f"{value} ({cell['ours is']})"
+    metrics = list(dict.fromkeys(row[first] for row in rows if row[first]))
+    lines = []
+    for place, sources in blocks.items():
+        for source, cells in sources.items():
+            line = list(place)
+            if source:
+                line[options], line[seeds] = source, "published"
+            lines.append([*line, *(cells.get(metric, "") for metric in metrics)])
+    return [*HEADER[:first], *metrics], lines
+
+
+def common_cells(
+    header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[str, list[str], list[list[str]]]:
+    """What all rows share, to stand above the table, and the table without it."""
+    same = [len(rows) > 1 and len({row[i] for row in rows}) == 1 for i in range(len(header))]
+    shared = ", ".join(
+        f"{name} {cell}" for name, cell, drop in zip(header, rows[0], same, strict=True)
+        if drop and cell
+    )  # fmt: skip
+    left = [i for i, drop in enumerate(same) if not drop]
+    return shared, [header[i] for i in left], [[row[i] for i in left] for row in rows]
+
+
 def tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     """A Markdown table.
 
@@ -264,17 +306,23 @@ def main() -> None:
         "--metrics", nargs="+", help="(default: the published ones, or recall@20 and ndcg@20)"
     )
     parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
+    parser.add_argument(
+        "--wide", action="store_true",
+        help="a column per metric: ours, and the improvement with * for p < 0.05, ** for p < 0.01",
+    )  # fmt: skip
     arguments = parser.parse_args()
     try:
         results = [Result.read(Config.read(path), arguments.results) for path in arguments.configs]
         rows = make_rows(results, arguments.metrics)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    used = [i for i in range(len(HEADER)) if any(row[i] for row in rows)]  # no empty columns
-    shown = [[row[i] for i in used] for row in rows]
-    print(FORMATS[arguments.format](shown, [HEADER[i] for i in used]))
-    notes = {str(result.config.content.get("note")) for result in results} - {"None"}
+    header, lines = widen(rows) if arguments.wide else (HEADER, rows)
+    shared, header, lines = common_cells(header, lines)
     readers = sys.stdout if arguments.format in ("markdown", "terminal") else sys.stderr
+    if shared:
+        print(f"{shared}\n", file=readers)
+    print(FORMATS[arguments.format](lines, header))
+    notes = {str(result.config.content.get("note")) for result in results} - {"None"}
     for note in sorted(notes):
         print(f"\n{note}", file=readers)
 

@@ -103,6 +103,27 @@ def test_published_figures_and_unfinished_searches(program, tmp_path):
     assert cells(program, program.make_rows(read(program, tmp_path, empty)))["ours"] == "not run"
 
 
+def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
+    generator = np.random.default_rng(0)
+    users = generator.random((1, 50)).astype(np.float32)
+    text = "model: VBPR\ndataset: x\n"
+    source = "published:\n  - source: one (a)\n    ndcg@20: 0.2\n"
+    plain = write(tmp_path, "a", text + source, [0.2], users)
+    better = write(tmp_path, "b", text + "method: amr\n", [0.3], users + 0.05 + users * 0.01)
+    rows = program.make_rows(read(program, tmp_path, plain, better), ["recall@20", "ndcg@20"])
+    header, lines = program.widen(rows)
+    assert header == [*program.HEADER[:6], "recall@20", "ndcg@20"]
+    assert [line[2:] for line in lines] == [
+        ["none", "paper", "", "1", "0.2000", "0.1000"],
+        ["none", "paper", "one (a)", "published", "", "0.2000 (-50.0 %)"],
+        ["amr", "paper", "", "1", "0.3000 (+50.00 %**)", "0.1500 (+50.00 %)"],
+    ]  # fmt: skip
+    shared, header, lines = program.common_cells(header, lines)
+    assert shared == "data x, model VBPR, preset paper"
+    assert header == ["method", "options", "seeds", "recall@20", "ndcg@20"]
+    assert program.common_cells(["a", "b"], [["1", ""]]) == ("", ["a", "b"], [["1", ""]])
+
+
 def test_seeds_with_other_users_are_not_mixed(program, tmp_path):
     users = np.zeros((2, 3), dtype=np.float32)
     path = write(tmp_path, "c", "model: VBPR\ndataset: x\n", [0.1, 0.1], users)
