@@ -24,6 +24,7 @@ from .modality import feature_fingerprint, modality_order
 from .splits import SPLITS, has_training, split_labels
 from .statistics import statistics
 
+_TOOLBOX_DATA = "https://github.com/enoche/MMRec/tree/master/data"
 _SPLIT_NAMES = ("training", "validation", "test")
 
 
@@ -101,7 +102,9 @@ class MultimodalDataset(InMemoryDataset):
         folder = Path(root).expanduser() / name
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"'{folder}' is not a folder (datasets in '{root}': {_datasets(folder.parent)})"
+                f"'{folder}' is not a folder (datasets in '{root}': {_datasets(folder.parent)}); it "
+                f"needs '{name}.inter' and '<modality>_feat.npy', row = item id; Amazon data in this "
+                f"format: {_TOOLBOX_DATA}"
             )
         path = folder / f"{name}.inter"
         header, _ = read_header(path)

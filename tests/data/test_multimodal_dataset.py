@@ -279,7 +279,7 @@ def test_bad_arguments(root: Path) -> None:
         MultimodalDataset(root, "toy", on_invalid="drop")
     with pytest.raises(FileNotFoundError, match=r"toi' is not a folder \(datasets in .*\['toy'\]"):
         MultimodalDataset(root, "toi")
-    with pytest.raises(FileNotFoundError, match=r"is not a folder \(datasets in .*: \[\]\)"):
+    with pytest.raises(FileNotFoundError, match=r"\(datasets in .*: \[\]\); it needs 'toy"):
         MultimodalDataset(root / "nowhere", "toy")
     (root / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"empty.inter' does not exist"):
