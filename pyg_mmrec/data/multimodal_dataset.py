@@ -102,9 +102,9 @@ class MultimodalDataset(InMemoryDataset):
         folder = Path(root).expanduser() / name
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"'{folder}' is not a folder (datasets in '{root}': {_datasets(folder.parent)}); it "
-                f"needs '{name}.inter' and '<modality>_feat.npy', row = item id; Amazon data in this "
-                f"format: {_TOOLBOX_DATA}"
+                f"'{folder}' is not a folder (datasets in '{root}': {_datasets(folder.parent)}); "
+                f"it needs '{name}.inter' and '<modality>_feat.npy', row = item id; Amazon data in "
+                f"this format: {_TOOLBOX_DATA}"
             )
         path = folder / f"{name}.inter"
         header, _ = read_header(path)
