@@ -44,29 +44,33 @@ class Common:
         self.dropout = float(getattr(ours.backbone, "edge_dropout", 0.0))
         self.clock = Clock(self.device)
         if self.model == "FREEDOM":
-            names = [n for n in ours.backbone.modalities if "x" in data[n]]  # type: ignore[union-attr]
-            self.features = {name: nn.Parameter(data[name].x.clone()) for name in names}
+            names = list(ours.backbone.modalities)  # type: ignore[union-attr,arg-type]
+            found = {name: data[name].x for name in names if "x" in data[name]}
+            self.features = {name: nn.Parameter(x.clone()) for name, x in found.items()}
             self.layers = {n: nn.Linear(x.size(1), CHANNELS) for n, x in self.features.items()}
             with self.clock.part("kNN"):
-                self.similar = self._similar()
+                parts = [self._neighbours(x) for x in found.values()] or [
+                    data[name, "similar", name].edge_index.flip(0) for name in names
+                ]
+                self.similar = self._similar(parts)
         parameters = [self.user, self.item, *self.features.values()]
         parameters += [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=self.options.learning_rate)
         self.adjacency = self._normalized(self.train)
 
-    def _similar(self) -> Tensor:
-        """Ten neighbours of every item by a dense matrix of cosines, averaged over modalities."""
-        total: Tensor | None = None
-        for x in self.features.values():
-            unit = x.detach() / x.detach().norm(dim=1, keepdim=True)
-            neighbours = (unit @ unit.t()).topk(10).indices
-            rows = torch.arange(self.num_items).repeat_interleave(10)
-            index = torch.stack([rows, neighbours.flatten()])
-            value = torch.full((index.size(1),), 0.1 / len(self.features))
-            part = torch.sparse_coo_tensor(index, value, (self.num_items, self.num_items))
-            total = part if total is None else total + part
-        assert total is not None
-        return total.coalesce()
+    @staticmethod
+    def _neighbours(x: Tensor) -> Tensor:
+        """Ten neighbours of every item, by a dense matrix of cosines."""
+        unit = x / x.norm(dim=1, keepdim=True)
+        neighbours = (unit @ unit.t()).topk(10).indices
+        rows = torch.arange(x.size(0)).repeat_interleave(10)
+        return torch.stack([rows, neighbours.flatten()])
+
+    def _similar(self, parts: list[Tensor]) -> Tensor:
+        """The mean of the modalities' item graphs, every item's weights adding up to one."""
+        index = torch.cat(parts, 1)
+        value = torch.full((index.size(1),), 0.1 / len(parts))
+        return torch.sparse_coo_tensor(index, value, (self.num_items, self.num_items)).coalesce()
 
     def _normalized(self, pairs: Tensor) -> Tensor:
         size = self.num_users + self.num_items
@@ -81,7 +85,7 @@ class Common:
         for _ in range(self.num_layers):
             layers.append(torch.sparse.mm(adjacency, layers[-1]))
         user, item = torch.stack(layers, 1).mean(1).split([self.num_users, self.num_items])
-        if self.model == "FREEDOM" and self.features:
+        if self.model == "FREEDOM":
             item = item + torch.sparse.mm(self.similar, self.item)
         return user, item
 

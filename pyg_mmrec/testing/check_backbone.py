@@ -77,7 +77,7 @@ def check_backbone(
         check.encode()
         check.sites()
         check.loss()
-        check.rowwise()
+        check.rows()
         check.gradients(unused_parameters)
         check.vectors()
         check.state()
@@ -275,11 +275,12 @@ class _BackboneCheck(Check):
             self.require("/" not in name, f"the loss term '{name}' has a '/', kept for methods")
         batch = GatheredTriplets.of(self.batch)
         rows = {}
-        if self.backbone.rowwise:
+        by_rows = self.backbone.rowwise or self.backbone.gathers_output
+        if by_rows:
             rows = {key: self.batch.rows.at(key, x) for key, x in stages.output.items()}
         fix = "read 'batch.at(key, stages.output[key])' only, and put what else it needs there"
         cases = [("of the whole 'output' alone", stages.output, self.batch)]
-        if self.backbone.rowwise:
+        if by_rows:
             cases.append(("of the batch's rows alone", rows, batch))
         for part, output, reader in cases:
             try:
@@ -310,27 +311,30 @@ class _BackboneCheck(Check):
         )
 
     @torch.no_grad()
-    def rowwise(self) -> None:
-        if not self.backbone.rowwise:
+    def rows(self) -> None:
+        if not (self.backbone.rowwise or self.backbone.gathers_output):
             return
+        fact, parts = "gathers_output", ["output", "compared"]
+        if self.backbone.rowwise:
+            fact, parts = "rowwise", ["hidden", "context", *parts]
         self.backbone.eval()  # in training, as many random numbers are drawn as there are rows
         wanted = self.batch.rows
         full, rows = self.forward(), self.forward(wanted)
         self.backbone.train()
         drawn = self.forward(wanted)
-        for part in ("hidden", "context", "output", "compared"):
+        for part in parts:
             expected = {key: wanted.at(key, x) for key, x in getattr(full, part).items()}
             keys = different(getattr(rows, part), expected)
             self.require(
                 not keys,
-                f"'rowwise' is declared, but {part} {keys} of the batch's rows alone differ from "
+                f"'{fact}' is declared, but {part} {keys} of the batch's rows alone differ from "
                 f"these rows of all; declare it False where rows depend on each other",
             )
             for key, x in expected.items():
                 shape = list(getattr(drawn, part).get(key, x).shape)
                 self.require(
                     shape == list(x.shape),
-                    f"'rowwise' is declared, but in training {part} '{key}' of the batch's rows "
+                    f"'{fact}' is declared, but in training {part} '{key}' of the batch's rows "
                     f"has shape {shape} instead of {list(x.shape)}",
                 )
 

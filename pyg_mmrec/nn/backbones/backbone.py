@@ -42,6 +42,11 @@ class Backbone(nn.Module, ABC):
     training_defaults: ClassVar[dict[str, Any]] = {}
     #: How often :meth:`sample_graph` draws another training graph: "never", "epoch" or "step".
     graph_sampling: ClassVar[str] = "never"
+    #: Whether :meth:`encode` leaves the output and compared tensors of other rows out where
+    #: :meth:`fuse` was asked for some, though all earlier stages have every row. For training
+    #: without methods; :attr:`rowwise` backbones leave them out in every stage. A subclass does not
+    #: inherit it, since its own stages may not.
+    gathers_output: ClassVar[bool] = False
     #: Whether inner products of :meth:`vectors` are the scores.
     has_vectors: ClassVar[bool] = True
     #: Whether there is an :meth:`item_graph`.
@@ -50,6 +55,10 @@ class Backbone(nn.Module, ABC):
     loss_reads_content: ClassVar[bool] = False
     #: Whether users have multimedia vectors, see :meth:`content_vectors`.
     has_user_content: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.gathers_output = cls.__dict__.get("gathers_output", False)
 
     def __init__(self, num_users: int, num_items: int) -> None:
         super().__init__()
@@ -167,21 +176,22 @@ class Backbone(nn.Module, ABC):
 
         Args:
             graph (Graph): The graph.
-            rows (Rows, optional): Lets a :attr:`rowwise` backbone project and encode some rows
-                alone, such as the :attr:`~pyg_mmrec.nn.backbones.Triplets.rows` of a batch; the
-                stages then go with :class:`~pyg_mmrec.nn.backbones.GatheredTriplets`.
-                (default: every row)
+            rows (Rows, optional): Has a :attr:`rowwise` backbone compute some rows alone, such as
+                the :attr:`~pyg_mmrec.nn.backbones.Triplets.rows` of a batch, or one that
+                :attr:`gathers_output` return them alone; the stages, or that output, then go with
+                :class:`~pyg_mmrec.nn.backbones.GatheredTriplets`. (default: every row)
 
         Raises:
-            ValueError: If only some rows are asked for and the backbone is not rowwise, or a batch
+            ValueError: If only some rows are asked for and the backbone has no way to, or a batch
                 is given instead of its rows.
         """
         if isinstance(rows, Triplets):  # its rows repeat, and readers expect each once
             raise ValueError("'rows' needs the rows of a batch, 'batch.rows' (got the batch)")
-        if rows is not EVERY_ROW and not self.rowwise:
+        if rows is not EVERY_ROW and not (self.rowwise or self.gathers_output):
             raise ValueError(f"{type(self).__name__} is not rowwise: it encodes every row")
-        modality = self.project(graph) if rows is EVERY_ROW else self.project(graph, rows)
-        return self.forward_from(modality, graph, rows)
+        if rows is EVERY_ROW or not self.rowwise:
+            return self.forward_from(self.project(graph), graph, rows)
+        return self.forward_from(self.project(graph, rows), graph, rows)
 
     def forward_from(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW

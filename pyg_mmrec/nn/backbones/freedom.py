@@ -196,11 +196,9 @@ class FREEDOM(ContentBackbone):
             self.item_embedding.weight,
             to_item,
             graph.adjacency[INTERACTED_BY],
+            rows.ids,
         )
-        context = {
-            "user/propagated": rows.at("user", user),
-            "item/propagated": rows.at("item", item),
-        }
+        context: dict[str, Any] = {"user/propagated": user, "item/propagated": item}
         for name, z in modality.items():
             context[f"item/z/{name}"] = z
             if name in graph.mask:

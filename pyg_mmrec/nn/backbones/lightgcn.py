@@ -11,7 +11,7 @@ from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.backbone import Backbone
-from pyg_mmrec.nn.backbones.stages import Stages, Triplets, add_delta
+from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
 from pyg_mmrec.nn.losses import bpr_loss, emb_loss, triplet_scores
 from pyg_mmrec.transforms import NormalizeInteractions
@@ -37,6 +37,8 @@ class LightGCN(Backbone):
     Raises:
         ValueError: If a number is out of range.
     """
+
+    gathers_output = True
 
     def __init__(
         self,
@@ -72,11 +74,12 @@ class LightGCN(Backbone):
         return {"user/embedding": channels, "item/embedding": channels}
 
     def fuse(
-        self, modality: dict[str, Tensor], graph: Graph
+        self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Takes the embeddings as they are."""
         user, item = self.user_embedding.weight, self.item_embedding.weight
-        return {"user/embedding": user, "item/embedding": item}, {}
+        context = {} if rows is EVERY_ROW else {"rows": rows}
+        return {"user/embedding": user, "item/embedding": item}, context
 
     def encode(
         self,
@@ -87,18 +90,20 @@ class LightGCN(Backbone):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Propagates the embeddings over the interactions."""
         to_item = graph.weighted_adjacency(INTERACTS, "NormalizeInteractions")
+        rows = context.get("rows", EVERY_ROW)
         reached = {site: add_delta(hidden[site], delta, site) for site in self.sites}
         user, item = self.propagation(
             reached["user/embedding"],
             reached["item/embedding"],
             to_item,
             graph.adjacency[INTERACTED_BY],
+            rows.ids,
         )
         output = {
             "user": user,
             "item": item,
-            "user/embedding": self.user_embedding.weight,
-            "item/embedding": self.item_embedding.weight,
+            "user/embedding": rows.at("user", self.user_embedding.weight),
+            "item/embedding": rows.at("item", self.item_embedding.weight),
         }
         return reached, output, {"user": user, "item": item}
 

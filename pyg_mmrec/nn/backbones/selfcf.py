@@ -11,7 +11,7 @@ from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.argument_checks import check_rate
 from pyg_mmrec.nn.backbones.lightgcn import LightGCN
-from pyg_mmrec.nn.backbones.stages import Stages, Triplets
+from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets
 from pyg_mmrec.nn.losses import l2_loss
 
 
@@ -45,6 +45,8 @@ class SelfCF(LightGCN):
     Raises:
         ValueError: If a number is out of range.
     """
+
+    gathers_output = True
 
     def __init__(
         self,
@@ -107,13 +109,14 @@ class SelfCF(LightGCN):
         return graph.replace(adjacency={**graph.adjacency, **dropped})
 
     def fuse(
-        self, modality: dict[str, Tensor], graph: Graph
+        self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Takes the embeddings as they are, and draws the targets' dropout."""
-        hidden, context = super().fuse(modality, graph)
+        hidden, context = super().fuse(modality, graph, rows)
         if self.training and self.dropout > 0:
             for key in ("user", "item"):
-                kept = torch.empty_like(hidden[f"{key}/embedding"], requires_grad=False)
+                like = rows.at(key, hidden[f"{key}/embedding"])
+                kept = torch.empty_like(like, requires_grad=False)
                 context[f"{key}/kept"] = kept.bernoulli_(1 - self.dropout)
         return hidden, context
 
@@ -126,7 +129,8 @@ class SelfCF(LightGCN):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Propagates the embeddings over the interactions."""
         reached, output, compared = super().encode(hidden, context, graph, delta)
-        return reached, {**compared, **context}, compared
+        kept = {key: x for key, x in context.items() if key.endswith("/kept")}
+        return reached, {**compared, **kept}, compared
 
     def perturbed_loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """All: the penalty is on the final vectors."""

@@ -30,6 +30,11 @@ def node_type(key: str) -> str:
 class Rows:
     """Which rows of the stage tensors are computed: here, every one."""
 
+    @property
+    def ids(self) -> tuple[Tensor, Tensor] | None:
+        """Ids of the users and of the items, or none for every one."""
+        return None
+
     def at(self, key: str, tensor: Tensor) -> Tensor:
         """The wanted rows of a stage tensor."""
         return tensor
@@ -53,6 +58,11 @@ class SomeRows(Rows):
 
     user: Tensor
     item: Tensor
+
+    @property
+    def ids(self) -> tuple[Tensor, Tensor]:
+        """Ids of the users and of the items."""
+        return self.user, self.item
 
     def at(self, key: str, tensor: Tensor) -> Tensor:
         """Rows of these users, or of these items. A scalar has no rows and stays as it is."""

@@ -66,6 +66,7 @@ class VLATTICE(VLightGCN):
     """
 
     has_item_graph = True
+    gathers_output = True
 
     def __init__(
         self,
@@ -116,10 +117,10 @@ class VLATTICE(VLightGCN):
         return normalized_item_graph(mixed_item_graph(parts, self.modality_logits, graph))
 
     def fuse(
-        self, modality: dict[str, Tensor], graph: Graph
+        self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Joins IDs and modalities, and takes the graph's item graph, or mixes it."""
-        hidden, context = super().fuse(modality, graph)
+        hidden, context = super().fuse(modality, graph, rows)
         context["similar"] = self.item_graph(graph)
         return hidden, context
 
@@ -132,14 +133,17 @@ class VLATTICE(VLightGCN):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Propagates over the interactions and over the item graph, and joins both."""
         reached, output, _ = super().encode(hidden, context, graph, delta)
-        item = self._join(output["item"], reached["item/embedding"], context["similar"])
+        rows = context.get("rows", EVERY_ROW)
+        item = self._join(output["item"], reached["item/embedding"], context["similar"], rows)
         vectors = {"user": output["user"], "item": item}
         return reached, {**output, "item": item, "item/propagated": output["item"]}, vectors
 
-    def _join(self, propagated: Tensor, h: Tensor, similar: Adjacency) -> Tensor:
+    def _join(
+        self, propagated: Tensor, h: Tensor, similar: Adjacency, rows: Rows = EVERY_ROW
+    ) -> Tensor:
         for _ in range(self.num_item_layers):
             h = self.item_conv(h, similar)
-        return propagated + normalize_rows(h)
+        return propagated + normalize_rows(rows.at("item", h))
 
     def item_vectors_on(
         self, similar: Adjacency, stages: Stages, graph: Graph, rows: Rows = EVERY_ROW

@@ -62,6 +62,7 @@ class VLightGCN(ContentBackbone):
     """
 
     has_user_content = True
+    gathers_output = True
 
     def __init__(
         self,
@@ -106,12 +107,15 @@ class VLightGCN(ContentBackbone):
         return {"item/embedding": (1 + len(self.modalities)) * self.item_embedding.embedding_dim}
 
     def fuse(
-        self, modality: dict[str, Tensor], graph: Graph
+        self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Joins IDs and modalities."""
         item = torch.cat([self.item_embedding.weight, *modality.values()], 1)
         user = torch.cat([self.user_embedding.weight, self.user_content.weight], 1)
-        return {"item/embedding": item}, {"user/embedding": user}
+        context: dict[str, Any] = {"user/embedding": user}
+        if rows is not EVERY_ROW:
+            context["rows"] = rows
+        return {"item/embedding": item}, context
 
     def content_vectors(self, graph: Graph, rows: Rows = EVERY_ROW) -> tuple[Tensor, Tensor]:
         """The users' multimedia embeddings and the items' projected modalities."""
@@ -130,16 +134,18 @@ class VLightGCN(ContentBackbone):
         delta: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Propagates the embeddings over the interactions."""
+        rows = context.get("rows", EVERY_ROW)
         reached = {"item/embedding": add_delta(hidden["item/embedding"], delta, "item/embedding")}
         user, item = self.propagation(
             context["user/embedding"],
             reached["item/embedding"],
             graph.weighted_adjacency(INTERACTS, "NormalizeInteractions"),
             graph.adjacency[INTERACTED_BY],
+            rows.ids,
         )
         layer_0 = {
-            "user/embedding": context["user/embedding"],
-            "item/embedding": hidden["item/embedding"],
+            "user/embedding": rows.at("user", context["user/embedding"]),
+            "item/embedding": rows.at("item", hidden["item/embedding"]),
         }
         return reached, {"user": user, "item": item, **layer_0}, {"user": user, "item": item}
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pyg_mmrec.data import Adjacency
 
-# MKL's kernel takes int32 indices as they are and adds in the same pass; elsewhere the row-parallel
-# reduction kernel is the fast one on a CPU.
+# Takes int32 indices as they are; elsewhere the row-parallel reduction kernel is the fast one.
 _WITH_MKL = torch.backends.mkl.is_available()
 
 
@@ -25,6 +24,38 @@ with warnings.catch_warnings():
     # The first CSR tensor of a process warns that the layout is in beta, and none after it.
     warnings.simplefilter("ignore")
     _csr(torch.zeros(1, dtype=torch.int32), torch.empty(0, dtype=torch.int32), torch.empty(0), 0)
+
+
+def weighted_sum(
+    rowptr: Tensor,
+    col: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    base: Tensor | None = None,
+    factor: float = 1.0,
+) -> Tensor:
+    """The kernel of :func:`spmm`, which autograd does not see: ``factor * (base + A @ x)``."""
+    x = x.contiguous()
+    if not x.is_cuda and x.dtype == torch.float32:
+        # On a CPU, rows of embeddings, weighted and added up, have the fastest kernel.
+        if factor != 1.0:
+            weight = weight * factor
+        out = torch.embedding_bag(
+            x, col, rowptr, mode=0, per_sample_weights=weight, include_last_offset=True
+        )[0]
+        return out if base is None else out.add_(base, alpha=factor)
+    matrix = _csr(rowptr, col, weight, x.size(0))
+    if x.is_cuda or _WITH_MKL and x.dtype == torch.float64:
+        if base is None:
+            # At beta=0 MKL reads nothing of what it adds to, and as the output it is not copied.
+            make = x.new_zeros if x.is_cuda else x.new_empty
+            out = make((rowptr.numel() - 1, x.size(1)))
+            return torch.addmm(out, matrix, x, beta=0.0, alpha=factor, out=out)
+        return torch.addmm(base, matrix, x, beta=factor, alpha=factor)
+    out = torch.sparse.mm(matrix, x, "sum")
+    if base is not None:
+        out += base
+    return out if factor == 1.0 else out.mul_(factor)
 
 
 @torch.library.custom_op("pyg_mmrec::spmm", mutates_args=())
@@ -41,19 +72,7 @@ def _spmm(
     base: Tensor | None,
     factor: float,
 ) -> Tensor:
-    matrix = _csr(rowptr, col, weight, x.size(0))
-    x = x.contiguous()
-    if x.is_cuda or _WITH_MKL and x.dtype in (torch.float32, torch.float64):
-        if base is None:
-            # At beta=0 MKL reads nothing of what it adds to, and as the output it is not copied.
-            make = x.new_zeros if x.is_cuda else x.new_empty
-            out = make((rowptr.numel() - 1, x.size(1)))
-            return torch.addmm(out, matrix, x, beta=0.0, alpha=factor, out=out)
-        return torch.addmm(base, matrix, x, beta=factor, alpha=factor)
-    out = torch.sparse.mm(matrix, x, "sum")
-    if base is not None:
-        out += base
-    return out if factor == 1.0 else out.mul_(factor)
+    return weighted_sum(rowptr, col, weight, x, base, factor)
 
 
 @_spmm.register_fake

@@ -100,8 +100,9 @@ class Objective(nn.Module):
 
     def _reads_fewer_rows(self, batch: Triplets) -> bool:
         """Whether the batch's rows suffice, and are fewer than all of them."""
+        suffice = self.backbone.rowwise or self.backbone.gathers_output and not self.methods
         return (
-            self.backbone.rowwise
+            suffice
             and batch.user.numel() + batch.items.numel()
             < self.backbone.num_users + self.backbone.num_items
             and not any(method.reads_all_rows for method in self.methods)

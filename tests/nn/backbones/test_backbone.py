@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyg_mmrec.nn.argument_checks import check_positive, check_weight
-from pyg_mmrec.nn.backbones import FREEDOM, VBPR, Backbone, LightGCN, MostPop, Triplets
+from pyg_mmrec.nn.backbones import FREEDOM, MMGCN, VBPR, Backbone, LightGCN, MostPop, Triplets
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3", None])
@@ -56,7 +56,7 @@ def test_an_unknown_preset_is_refused_and_options_win_over_presets(tiny):
 
 
 def test_what_is_not_rowwise_refuses_some_rows(tiny, sample):
-    for backbone in (LightGCN.from_data(tiny), FREEDOM.from_data(tiny, num_item_layers=2)):
+    for backbone in (MMGCN.from_data(tiny), FREEDOM.from_data(tiny, num_item_layers=2)):
         with pytest.raises(ValueError, match=f"{type(backbone).__name__} is not rowwise"):
             backbone(backbone.graph(tiny), sample(tiny).rows)
 
@@ -104,3 +104,17 @@ def test_a_batch_is_what_the_loss_reads(tiny):
     ids = torch.tensor([1, 2])
     loss = backbone.loss(stages, Triplets(ids, ids, ids))
     assert loss["bpr"].item() == pytest.approx(0.6931472, rel=1e-6)  # an item against itself
+
+
+def test_a_subclass_says_again_that_it_gathers_its_output(tiny, sample):
+    class Plain(LightGCN):
+        pass
+
+    class Again(LightGCN):
+        gathers_output = True
+
+    batch = sample(tiny)
+    found = [cls.from_data(tiny).gathers_output for cls in (LightGCN, Plain, Again)]
+    assert found == [True, False, True]
+    with pytest.raises(ValueError, match="Plain is not rowwise"):
+        Plain.from_data(tiny)(LightGCN.from_data(tiny).graph(tiny), batch.rows)

@@ -47,6 +47,67 @@ def test_gradcheck(graph, num_layers):
     )
 
 
+ROWS = (torch.tensor([3, 0, 3]), torch.tensor([5, 1, 0, 2]))
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 2, 3])
+@pytest.mark.parametrize("directed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_some_rows_are_those_of_all_with_their_gradient(graph, num_layers, directed, dtype):
+    to_item, _, x = graph
+    to_user = to_item.t()
+    if directed:  # other weights on the way back
+        to_user = to_user.with_weight(to_user.weight.flip(0) + 1)
+    user, item = (part.to(dtype).requires_grad_() for part in x.split([NUM_USERS, NUM_ITEMS]))
+    propagation = LightPropagation(num_layers)
+    full = propagation(user, item, to_item, to_user)
+    wanted = [part[ids] for part, ids in zip(full, ROWS, strict=True)]
+    found = propagation(user, item, to_item, to_user, ROWS)
+    direction = [torch.randn_like(part) for part in wanted]
+    torch.testing.assert_close(found, tuple(wanted))
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (user, item), direction),
+        torch.autograd.grad(wanted, (user, item), direction),
+    )
+
+
+def test_some_rows_of_one_side_alone_have_a_gradient(graph):
+    to_item, _, x = graph
+    user, item = (part.requires_grad_() for part in x.split([NUM_USERS, NUM_ITEMS]))
+
+    def loss(rows):
+        found = LightPropagation(2)(user, item, to_item, to_item.t(), rows)[0]
+        return (found if rows is not None else found[ROWS[0]]).square().sum()
+
+    torch.testing.assert_close(
+        torch.autograd.grad(loss(ROWS), (user, item)), torch.autograd.grad(loss(None), (user, item))
+    )
+
+
+def test_some_rows_on_learned_weights_have_the_weights_gradient(graph):
+    to_item, _, x = graph
+    weight = to_item.weight.clone().requires_grad_()
+    user, item = x.split([NUM_USERS, NUM_ITEMS])
+
+    def gradient(rows):
+        learned = to_item.with_weight(weight)
+        found = LightPropagation(2)(user, item, learned, learned.t(), rows)
+        if rows is None:
+            found = [part[ids] for part, ids in zip(found, ROWS, strict=True)]
+        return torch.autograd.grad(sum(part.sum() for part in found), weight)
+
+    torch.testing.assert_close(gradient(ROWS), gradient(None))
+
+
+def test_rows_compile(graph):
+    to_item, _, x = graph
+    user, item = x.split([NUM_USERS, NUM_ITEMS])
+    propagation = LightPropagation(2)
+    compiled = torch.compile(propagation, backend="aot_eager", fullgraph=True)
+    arguments = (user.requires_grad_(), item, to_item, to_item.t(), ROWS)
+    torch.testing.assert_close(compiled(*arguments), propagation(*arguments))
+
+
 def test_fewer_than_no_layers_are_refused():
     with pytest.raises(ValueError, match=r"needs to be an integer of 0 or more \(got -1\)"):
         LightPropagation(-1)
