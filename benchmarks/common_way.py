@@ -49,10 +49,14 @@ class Common:
             self.features = {name: nn.Parameter(x.clone()) for name, x in found.items()}
             self.layers = {n: nn.Linear(x.size(1), CHANNELS) for n, x in self.features.items()}
             with self.clock.part("kNN"):
-                parts = [self._neighbours(x) for x in found.values()] or [
-                    data[name, "similar", name].edge_index.flip(0) for name in names
-                ]
-                self.similar = self._similar(parts)
+                self.similar = self._similar(
+                    [
+                        self._neighbours(found[name])
+                        if name in found
+                        else data[name, "similar", name].edge_index.flip(0)
+                        for name in names
+                    ]
+                )
         parameters = [self.user, self.item, *self.features.values()]
         parameters += [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=self.options.learning_rate)
@@ -69,7 +73,8 @@ class Common:
     def _similar(self, parts: list[Tensor]) -> Tensor:
         """The mean of the modalities' item graphs, every item's weights adding up to one."""
         index = torch.cat(parts, 1)
-        value = torch.full((index.size(1),), 0.1 / len(parts))
+        value = torch.cat([torch.ones(part.size(1)) / part.size(1) for part in parts])
+        value *= self.num_items / len(parts)
         return torch.sparse_coo_tensor(index, value, (self.num_items, self.num_items)).coalesce()
 
     def _normalized(self, pairs: Tensor) -> Tensor:

@@ -127,7 +127,8 @@ class Ours:
         few = self.objective._reads_fewer_rows(batch)
         rows = batch.rows if few else EVERY_ROW
         with clock.part("project"):
-            modality = backbone.project(graph, rows) if few else backbone.project(graph)
+            by_rows = few and backbone.rowwise
+            modality = backbone.project(graph, rows) if by_rows else backbone.project(graph)
         with clock.part("propagate"):
             stages = backbone.forward_from(modality, graph, rows)
         if few:

@@ -226,6 +226,11 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     for row in rows:
         cell = dict(zip(HEADER, row, strict=True))
         sources = blocks.setdefault(tuple(row[:first]), {"": {}})
+        if not cell["published"] and cell["metric"] in sources[""]:
+            raise ValueError(
+                f"two configurations agree in {HEADER[:first]} ({', '.join(row[:first])}): a wide "
+                f"table cannot tell them apart"
+            )
         p = float(cell["p (t-test)"] or 1)
         gain = cell["improvement"] + ("**" if p < 0.01 else "*" if p < 0.05 else "")
         ours = [cell["ours"]] * bool(cell["ours"]) + [f"({gain})"] * bool(gain)
@@ -247,12 +252,15 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
 def common_cells(
     header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[str, list[str], list[list[str]]]:
-    """What all rows share, to stand above the table, and the table without it."""
-    same = [len(rows) > 1 and len({row[i] for row in rows}) == 1 for i in range(len(header))]
+    """What describes all rows alike, to stand above the table, and the table without it."""
+    describing = {*HEADER[: HEADER.index("metric") + 1]}
+    same = [
+        len(rows) > 1 and name in describing and len({row[i] for row in rows}) == 1
+        for i, name in enumerate(header)
+    ]
     shared = ", ".join(
-        f"{name} {cell}" for name, cell, drop in zip(header, rows[0], same, strict=True)
-        if drop and cell
-    )  # fmt: skip
+        f"{name} {cell}" for name, cell, drop in zip(header, rows[0], same, strict=True) if drop
+    )
     left = [i for i, drop in enumerate(same) if not drop]
     return shared, [header[i] for i in left], [[row[i] for i in left] for row in rows]
 
@@ -314,14 +322,18 @@ def main() -> None:
     try:
         results = [Result.read(Config.read(path), arguments.results) for path in arguments.configs]
         rows = make_rows(results, arguments.metrics)
+        header, lines = widen(rows) if arguments.wide else (HEADER, rows)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    header, lines = widen(rows) if arguments.wide else (HEADER, rows)
-    shared, header, lines = common_cells(header, lines)
-    readers = sys.stdout if arguments.format in ("markdown", "terminal") else sys.stderr
-    if shared:
-        print(f"{shared}\n", file=readers)
+    used = [i for i in range(len(header)) if any(line[i] for line in lines)]  # no empty columns
+    header, lines = [header[i] for i in used], [[line[i] for i in used] for line in lines]
+    for_readers = arguments.format in ("markdown", "terminal")
+    if for_readers:
+        shared, header, lines = common_cells(header, lines)
+        if shared:
+            print(f"{shared}\n")
     print(FORMATS[arguments.format](lines, header))
+    readers = sys.stdout if for_readers else sys.stderr
     notes = {str(result.config.content.get("note")) for result in results} - {"None"}
     for note in sorted(notes):
         print(f"\n{note}", file=readers)

@@ -68,9 +68,9 @@ class PlantedDataset(InMemoryDataset):
         size (str): :obj:`"tiny"` (120 users, 90 items) or :obj:`"small"` (2,000 users,
             1,500 items). (default: :obj:`"small"`)
         seed (int): Seed of everything. (default: :obj:`0`)
+        transform (Callable, optional): Applied at every access. (default: :obj:`None`)
         split (str): :obj:`"random"` per user, :obj:`"temporal"` per user,
             :obj:`"global_temporal"` or :obj:`"item_cold_start"`. (default: :obj:`"random"`)
-        transform (Callable, optional): Applied at every access. (default: :obj:`None`)
 
     Raises:
         ValueError: If :obj:`size` or :obj:`split` is unknown or :obj:`seed` negative.
@@ -80,8 +80,8 @@ class PlantedDataset(InMemoryDataset):
         self,
         size: str = "small",
         seed: int = 0,
-        split: str = "random",
         transform: Callable[[HeteroData], HeteroData] | None = None,
+        split: str = "random",
     ) -> None:
         if size not in _SIZES:
             raise ValueError(f"'size' needs to be one of {list(_SIZES)} (got '{size}')")
@@ -100,7 +100,7 @@ class PlantedDataset(InMemoryDataset):
         return statistics(self.get(0))
 
     def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({self.size}, seed={self.seed})"
+        return f"{self.__class__.__name__}({self.size}, seed={self.seed}, split={self.split})"
 
 
 def _generate(size: _Size, seed: int, split: str) -> HeteroData:

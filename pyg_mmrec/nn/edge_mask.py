@@ -28,15 +28,16 @@ class BernoulliEdgeMask(nn.Module):
     expectation :math:`w_{ij}`. The paper writes no sigmoid around the MLP; a probability needs one.
 
     Args:
-        in_channels (int): Size of the nodes' vectors :math:`\mathbf{h}`.
+        in_channels (int or tuple[int, int]): Size of the nodes' vectors :math:`\mathbf{h}`, or of
+            those of sources and of targets.
         hidden_channels (int, optional): Size of the hidden layer. (default: 64)
         temperature (float, optional): :math:`t`. (default: 0.2)
         straight_through (bool, optional): Whether the mask is rounded to 0 or 1 on the way forward,
             with the relaxation's gradient. (default: :obj:`False`)
 
     Shapes:
-        - **input:** vectors :math:`(|\mathcal{V}|, F)`, or a pair :math:`((|\mathcal{V_s}|, F),
-          (|\mathcal{V_t}|, F))` of sources and targets; edges :math:`(2, |\mathcal{E}|)`, or an
+        - **input:** vectors :math:`(|\mathcal{V}|, F)`, or a pair :math:`((|\mathcal{V_s}|, F_s),
+          (|\mathcal{V_t}|, F_t))` of sources and targets; edges :math:`(2, |\mathcal{E}|)`, or an
           :class:`~pyg_mmrec.data.Adjacency`
         - **output:** :math:`(|\mathcal{E}|)`, in [0, 1], in the order of ``edge_index``
 
@@ -56,21 +57,23 @@ class BernoulliEdgeMask(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | tuple[int, int],
         hidden_channels: int = 64,
         temperature: float = 0.2,
         straight_through: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("in_channels", in_channels)
+        source, target = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
+        for size in (source, target):
+            check_positive("in_channels", size)
         check_positive("hidden_channels", hidden_channels)
         if not temperature > 0:
             raise ValueError(f"'temperature' needs to be positive (got {temperature})")
         self.temperature = temperature
         self.straight_through = straight_through
         # The first layer of the MLP, in the two parts that meet h_i and h_j.
-        self.lin_target = nn.Linear(in_channels, hidden_channels)
-        self.lin_source = nn.Linear(in_channels, hidden_channels, bias=False)
+        self.lin_target = nn.Linear(target, hidden_channels)
+        self.lin_source = nn.Linear(source, hidden_channels, bias=False)
         self.lin_out = nn.Linear(hidden_channels, 1)
         self.reset_parameters()
 

@@ -540,4 +540,11 @@ class _BackboneCheck(Check):
             close(backbone.item_vectors_on(half, stages, refined), expected),
             "'item_vectors_on' differs from a run on a graph with that item graph",
         )
+        if backbone.rowwise or backbone.gathers_output:
+            wanted = self.batch.rows
+            found = backbone.item_vectors_on(half, backbone(refined, wanted), refined, wanted)
+            self.require(
+                close(found, wanted.at("item", expected)),
+                "'item_vectors_on' of the batch's rows alone differs from these rows of all",
+            )
         backbone.train()

@@ -124,8 +124,8 @@ def test_every_method_of_the_project_is_compared_with_none(load_script):
     assert lonely == []
 
 
-def test_every_configuration_of_the_project_is_right():
+def test_every_configuration_of_the_project_is_right(tmp_path):
     files = sorted((BENCHMARKS / "configs").rglob("*.yaml"))
     assert files
-    done = program("tabulate.py", *files)
+    done = program("tabulate.py", *files, "--results", tmp_path)
     assert done.returncode == 0, done.stderr

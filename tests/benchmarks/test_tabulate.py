@@ -121,7 +121,11 @@ def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
     shared, header, lines = program.common_cells(header, lines)
     assert shared == "data x, model VBPR, preset paper"
     assert header == ["method", "options", "seeds", "recall@20", "ndcg@20"]
-    assert program.common_cells(["a", "b"], [["1", ""]]) == ("", ["a", "b"], [["1", ""]])
+    equal = [["x", "0.2"], ["x", "0.2"]]  # a value stays, though all share it
+    assert program.common_cells(["data", "ours"], equal) == ("data x", ["ours"], [["0.2"]] * 2)
+    assert program.common_cells(["data"], [["x"]]) == ("", ["data"], [["x"]])
+    with pytest.raises(ValueError, match="two configurations agree in"):
+        program.widen(program.make_rows(read(program, tmp_path, better, better)))
 
 
 def test_seeds_with_other_users_are_not_mixed(program, tmp_path):

@@ -45,7 +45,7 @@ def standard(x: Tensor) -> Tensor:
 def test_sizes(size: str, users: int, items: int) -> None:
     dataset = PlantedDataset(size)
     found = dataset.statistics
-    assert repr(dataset) == f"PlantedDataset({size}, seed=0)"
+    assert repr(dataset) == f"PlantedDataset({size}, seed=0, split=random)"
     assert (found["users"], found["items"]) == (users, items)
     data = dataset[0]
     assert data.validate() and modalities(data) == ["image", "text"]

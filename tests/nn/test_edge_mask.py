@@ -57,9 +57,11 @@ def test_equals_an_mlp_on_the_concatenated_ends():
     assert not torch.isclose(expected[0], expected[1])  # an edge differs from its reverse
 
 
-def test_equals_an_mlp_on_a_bipartite_graph():
-    module = mask_module()
+@pytest.mark.parametrize("width", [4, 2])
+def test_equals_an_mlp_on_a_bipartite_graph(width):
+    module = mask_module((width, 4))
     source, target, edge_index = graph()
+    source = source[:, :width]
     expected = explicit(module, source, target, edge_index)
     torch.testing.assert_close(module.logit((source, target), edge_index), expected)
     torch.testing.assert_close(

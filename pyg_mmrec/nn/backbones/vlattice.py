@@ -150,5 +150,5 @@ class VLATTICE(VLightGCN):
     ) -> Tensor:
         """Runs the item-graph layers anew; the user-item part stays."""
         return self._join(
-            stages.output["item/propagated"], stages.hidden["item/embedding"], similar
+            stages.output["item/propagated"], stages.hidden["item/embedding"], similar, rows
         )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_mmrec.data import Adjacency
-from pyg_mmrec.nn.functional.spmm import spmm, weighted_sum
+from pyg_mmrec.nn.functional.spmm import check_features, spmm, weighted_sum
 
 
 def _product(graph: list[Tensor], x: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ class LightPropagation(nn.Module):
         num_layers (int): Number of layers :math:`L`, 0 or more.
 
     Raises:
-        ValueError: If ``num_layers`` is not such a number, or a graph is no
-            :class:`~pyg_mmrec.data.Adjacency`.
+        ValueError: If ``num_layers`` is not such a number, a graph is no
+            :class:`~pyg_mmrec.data.Adjacency`, or vectors do not fit it or each other.
 
     Shapes:
         - **input:** users :math:`(|\mathcal{U}|, F)`, items :math:`(|\mathcal{I}|, F)`,
@@ -171,6 +171,13 @@ class LightPropagation(nn.Module):
                     f"'{name}' needs to be an Adjacency, made with 'Adjacency.from_edge_index' "
                     f"(got {type(graph).__name__})"
                 )
+        check_features(to_item, user, "user")
+        check_features(to_user, item, "item")
+        if user.dtype != item.dtype or user.size(1) != item.size(1):
+            raise ValueError(
+                f"'user' and 'item' need the same type and width (got {user.dtype} "
+                f"{list(user.shape)} and {item.dtype} {list(item.shape)})"
+            )
         learned = to_item.weight.requires_grad or to_user.weight.requires_grad
         if rows is not None and not learned:
             graphs = (_sorted_both_ways(graph, user.dtype) for graph in (to_item, to_user))

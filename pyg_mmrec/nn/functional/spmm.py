@@ -168,6 +168,17 @@ _spmm.register_autograd(_spmm_backward, setup_context=_spmm_context)
 _sddmm.register_autograd(_sddmm_backward, setup_context=_sddmm_context)
 
 
+def check_features(adjacency: Adjacency, x: Tensor, name: str = "x") -> None:
+    """Raises a :class:`ValueError` unless ``x`` holds a floating-point row per source."""
+    if x.dim() != 2 or x.size(0) != adjacency.rowptr_t.numel() - 1:
+        raise ValueError(
+            f"'{name}' needs one row per source, shape [{adjacency.rowptr_t.numel() - 1}, "
+            f"channels] (got {list(x.shape)})"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"'{name}' needs to hold floating-point numbers (got {x.dtype})")
+
+
 def spmm(
     adjacency: Adjacency, x: Tensor, base: Tensor | None = None, factor: float = 1.0
 ) -> Tensor:
@@ -194,13 +205,7 @@ def spmm(
         ValueError: If ``x`` is not a floating-point matrix with one row per source, or ``base``
             does not have the result's shape and type.
     """
-    if x.dim() != 2 or x.size(0) != adjacency.rowptr_t.numel() - 1:
-        raise ValueError(
-            f"'x' needs one row per source, shape [{adjacency.rowptr_t.numel() - 1}, channels] "
-            f"(got {list(x.shape)})"
-        )
-    if not x.is_floating_point():
-        raise ValueError(f"'x' needs to hold floating-point numbers (got {x.dtype})")
+    check_features(adjacency, x)
     if base is not None and base.dtype != x.dtype:
         raise ValueError(f"'base' needs the type of 'x', {x.dtype} (got {base.dtype})")
     if base is not None and base.shape != (adjacency.rowptr.numel() - 1, x.size(1)):

@@ -45,6 +45,7 @@ class AMR(Method):
     """
 
     name = "amr"
+    reads_hidden = False
 
     def __init__(
         self,

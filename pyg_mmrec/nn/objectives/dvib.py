@@ -73,7 +73,7 @@ class _DVIB(Method):
         if not backbone.sites:
             raise ValueError(
                 f"DVIB perturbs hidden layers, and {type(backbone).__name__} declares none "
-                f"(its 'sites' are empty)"
+                f"(its 'sites' are empty); every backbone that is trained has some"
             )
 
     def perturb(self, site: str, hidden: Tensor) -> tuple[Tensor, Tensor | None]:

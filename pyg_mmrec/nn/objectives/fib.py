@@ -41,6 +41,7 @@ class FIB(Method):
     """
 
     name = "fib"
+    reads_hidden = False
 
     def __init__(
         self,

@@ -79,6 +79,7 @@ class GIB(Method):
     """
 
     name = "gib"
+    reads_hidden = False
 
     def __init__(
         self,

@@ -30,6 +30,9 @@ class Method(nn.Module):
 
     #: Prefix of the method's loss terms.
     name: str = "method"
+    #: Whether :meth:`terms` reads the stages before ``output``, of which a backbone that
+    #: :attr:`~pyg_mmrec.nn.backbones.Backbone.gathers_output` has every row.
+    reads_hidden: bool = True
     #: Whether an objective has it: what :meth:`attach` built is of that one's backbone.
     attached: bool = False
 

@@ -30,6 +30,7 @@ class MirrorGradient(Method):
     """
 
     name = "mg"
+    reads_hidden = False
 
     def __init__(self, alpha_1: float = 1.0, alpha_2: float = 0.1, interval: int = 3) -> None:
         super().__init__()

@@ -100,7 +100,8 @@ class Objective(nn.Module):
 
     def _reads_fewer_rows(self, batch: Triplets) -> bool:
         """Whether the batch's rows suffice, and are fewer than all of them."""
-        suffice = self.backbone.rowwise or self.backbone.gathers_output and not self.methods
+        reads_hidden = any(method.reads_hidden for method in self.methods)
+        suffice = self.backbone.rowwise or self.backbone.gathers_output and not reads_hidden
         return (
             suffice
             and batch.user.numel() + batch.items.numel()

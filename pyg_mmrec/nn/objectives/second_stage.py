@@ -33,6 +33,7 @@ class SecondStage(Method):
     """
 
     name = "second_stage"
+    reads_hidden = False
 
     def __init__(self, temperature: float = 0.2) -> None:
         super().__init__()

@@ -111,3 +111,18 @@ def test_rows_compile(graph):
 def test_fewer_than_no_layers_are_refused():
     with pytest.raises(ValueError, match=r"needs to be an integer of 0 or more \(got -1\)"):
         LightPropagation(-1)
+
+
+@pytest.mark.parametrize("rows", [None, ROWS])
+@pytest.mark.parametrize(
+    ("user", "item", "message"),
+    [
+        ((5, 3), (6, 3), r"'user' needs one row per source, shape \[4, channels\]"),
+        ((4, 3), (5, 3), r"'item' needs one row per source, shape \[6, channels\]"),
+        ((4, 3), (6, 2), "'user' and 'item' need the same type and width"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(graph, rows, user, item, message):
+    to_item = graph[0]
+    with pytest.raises(ValueError, match=message):
+        LightPropagation(1)(torch.zeros(user), torch.zeros(item), to_item, to_item.t(), rows)

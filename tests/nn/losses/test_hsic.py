@@ -305,3 +305,21 @@ def test_types_may_differ():
     x, y = vectors(9)
     assert hsic(x.float(), y).dtype == torch.float64
     torch.testing.assert_close(hsic(x.float(), y), hsic(x, y), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize(
+    ("variance", "normalize", "shift"), [(None, False, 1e4), (2.0, False, 1e3), (None, True, 1e3)]
+)
+def test_a_large_mean_costs_no_digits(variance, normalize, shift, unbiased):
+    x, y = vectors(40, seed=3)
+    x = x + shift
+    exact = x.float().double().requires_grad_()  # the same numbers
+    single = exact.detach().float().requires_grad_()
+    expected = hsic(exact, y, variance, normalize, unbiased)
+    value = hsic(single, y.float(), variance, normalize, unbiased)
+    rtol = 2e-2 if normalize else 1e-4  # dividing by the norm has rounded already
+    torch.testing.assert_close(value.double(), expected, rtol=rtol, atol=1e-7)
+    gradients = [torch.autograd.grad(*pair)[0] for pair in ((value, single), (expected, exact))]
+    if not normalize:
+        torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=1e-3, atol=1e-7)

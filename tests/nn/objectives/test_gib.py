@@ -367,7 +367,8 @@ def test_vectors_on_the_full_graph_are_those_of_another_run(case, size, tiny, sa
     torch.manual_seed(3)
     masked = objective.methods[0].refine(backbone, graph)
     full = masked.adjacency[UNMASKED]
-    for rows in [EVERY_ROW, batch.rows] if backbone.rowwise else [EVERY_ROW]:
+    by_rows = backbone.rowwise or backbone.gathers_output
+    for rows in [EVERY_ROW, batch.rows] if by_rows else [EVERY_ROW]:
         stages = backbone(masked, rows)
         ours = backbone.item_vectors_on(full, stages, masked, rows)
         assert_close(ours, Backbone.item_vectors_on(backbone, full, stages, masked, rows))

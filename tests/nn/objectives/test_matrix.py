@@ -22,7 +22,8 @@ TAKEN_BY = {
 }
 COMBINED = [
     ("VBPR", "ibmrec"), ("LATTICE", "ibmrec"), ("VLATTICE", "ibmrec"), ("VBPR", "amr+dvib-a"),
-    ("MMGCN", "mg+dvib-c"), ("VLATTICE", "ibmrec+amr+dvib-a+mg"),
+    ("VBPR", "amr+dvib-c"), ("MMGCN", "mg+dvib-a"), ("MMGCN", "mg+dvib-c"), ("VBPR", "ibmrec+amr"),
+    ("VBPR", "ibmrec+mg"), ("VLightGCN", "fib+second-stage"), ("VLATTICE", "ibmrec+amr+dvib-a+mg"),
 ]  # fmt: skip
 EVERY_PAIR = [
     pytest.param(model, method, id=f"{model}-{method}")
