@@ -159,6 +159,11 @@ class GatheredTriplets(Triplets):
         """Where each of ``items`` stands in the stage tensors of items."""
         return torch.arange(self.items.numel(), device=self.items.device)
 
+    @property
+    def of_all(self) -> Triplets:
+        """The same triplets, to go with stage tensors that hold every row."""
+        return Triplets(self.user, self.positive, self.negative, self.items, self.places)
+
     @classmethod
     def of(cls, batch: Triplets) -> GatheredTriplets:
         """The same triplets."""

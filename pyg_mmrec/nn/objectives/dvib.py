@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.nn.argument_checks import check_choice, check_weight
-from pyg_mmrec.nn.backbones import EVERY_ROW, Backbone, Rows, Stages, Triplets
+from pyg_mmrec.nn.backbones import (
+    EVERY_ROW,
+    Backbone,
+    GatheredTriplets,
+    Rows,
+    Stages,
+    Triplets,
+)
 from pyg_mmrec.nn.losses import BottleneckRate, DistillationLoss, NormalKLRate
 from pyg_mmrec.nn.noise import AdaptiveNoise, ConstantNoise
 from pyg_mmrec.nn.objectives.method import Method
@@ -20,6 +27,7 @@ class _DVIB(Method):
     """The noisy path that both forms of DVIB share."""
 
     name = "dvib"
+    reads_hidden = False
 
     def __init__(
         self,
@@ -89,14 +97,16 @@ class _DVIB(Method):
         clean: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """Loss of the noisy path, distillation, and rate."""
-        rows = EVERY_ROW if self.rows == "all" else batch
+        rows = hidden_rows = EVERY_ROW if self.rows == "all" else batch
+        if isinstance(batch, GatheredTriplets) and not backbone.rowwise:
+            hidden_rows = batch.of_all  # this backbone gathers after the sites
         terms: dict[str, Tensor] = {}
         delta, rates = {}, []
         for site in backbone.sites:
             hidden = stages.hidden[site]
             delta[site], strength = self.perturb(site, hidden)
             if self.rate is not None and strength is not None:
-                rates.append(rows.map(site, self.rate, hidden, strength).mean())
+                rates.append(hidden_rows.map(site, self.rate, hidden, strength).mean())
         _, noisy_weight, distillation_weight = self.weights
         if noisy_weight > 0 or distillation_weight > 0:
             reached, output, compared = backbone.encode(stages.hidden, stages.context, graph, delta)

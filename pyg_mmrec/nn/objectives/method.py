@@ -30,8 +30,8 @@ class Method(nn.Module):
 
     #: Prefix of the method's loss terms.
     name: str = "method"
-    #: Whether :meth:`terms` reads the stages before ``output``, of which a backbone that
-    #: :attr:`~pyg_mmrec.nn.backbones.Backbone.gathers_output` has every row.
+    #: Whether :meth:`terms` reads hidden layers by ``batch.at``, which fails where a backbone that
+    #: :attr:`~pyg_mmrec.nn.backbones.Backbone.gathers_output` has every row of them.
     reads_hidden: bool = True
     #: Whether an objective has it: what :meth:`attach` built is of that one's backbone.
     attached: bool = False
