@@ -252,10 +252,13 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
 def common_cells(
     header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[str, list[str], list[list[str]]]:
-    """What describes all rows alike, to stand above the table, and the table without it."""
+    """What describes all rows alike but averages, to stand above the table, and the table without
+    it.
+    """
     describing = {*HEADER[: HEADER.index("metric") + 1]}
+    single = [row for row in rows if not any(cell.startswith("average over") for cell in row)]
     same = [
-        len(rows) > 1 and name in describing and len({row[i] for row in rows}) == 1
+        len(single) > 1 and name in describing and len({row[i] for row in single}) == 1
         for i, name in enumerate(header)
     ]
     shared = ", ".join(
