@@ -42,10 +42,9 @@ class Backbone(nn.Module, ABC):
     training_defaults: ClassVar[dict[str, Any]] = {}
     #: How often :meth:`sample_graph` draws another training graph: "never", "epoch" or "step".
     graph_sampling: ClassVar[str] = "never"
-    #: Whether :meth:`encode` leaves the output and compared tensors of other rows out where
-    #: :meth:`fuse` was asked for some, though all earlier stages have every row. For training
-    #: without methods; :attr:`rowwise` backbones leave them out in every stage. A subclass does not
-    #: inherit it, since its own stages may not.
+    #: Whether :meth:`fuse` can be asked for some rows, and :meth:`encode` then leaves the others
+    #: out of output and compared tensors, though hidden layers have every row; :attr:`rowwise`
+    #: backbones leave them out in every stage. A subclass does not inherit it: its stages may not.
     gathers_output: ClassVar[bool] = False
     #: Whether inner products of :meth:`vectors` are the scores.
     has_vectors: ClassVar[bool] = True

@@ -35,13 +35,7 @@ def _rows_of_mean_layer(
 
 @_rows_of_mean_layer.register_fake
 def _(
-    user: Tensor,
-    item: Tensor,
-    user_rows: Tensor,
-    item_rows: Tensor,
-    to_item: list[Tensor],
-    to_user: list[Tensor],
-    num_layers: int,
+    user: Tensor, item: Tensor, user_rows: Tensor, item_rows: Tensor, *graphs: Any
 ) -> tuple[Tensor, Tensor]:
     channels = user.size(1)
     return user.new_empty(user_rows.size(0), channels), item.new_empty(item_rows.size(0), channels)
@@ -70,18 +64,13 @@ def _rows_of_mean_layer_backward(
 
 
 @_rows_of_mean_layer_backward.register_fake
-def _(
-    users: Tensor,
-    items: Tensor,
-    user_rows: Tensor,
-    item_rows: Tensor,
-    to_item: list[Tensor],
-    to_user: list[Tensor],
-    num_layers: int,
-) -> tuple[Tensor, Tensor]:
-    num_users, num_items = to_user[0].size(0) - 1, to_item[0].size(0) - 1
+def _(users: Tensor, items: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    _, _, to_item, to_user, _ = others
     channels = users.size(1)
-    return users.new_empty(num_users, channels), items.new_empty(num_items, channels)
+    return (
+        users.new_empty(to_user[0].size(0) - 1, channels),
+        items.new_empty(to_item[0].size(0) - 1, channels),
+    )
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -99,6 +99,15 @@ def test_some_rows_on_learned_weights_have_the_weights_gradient(graph):
     torch.testing.assert_close(gradient(ROWS), gradient(None))
 
 
+def test_the_operator_of_some_rows_is_sound(graph):
+    to_item, _, x = graph
+    user, item = (part.requires_grad_() for part in x.split([NUM_USERS, NUM_ITEMS]))
+    graphs = [
+        [g.rowptr, g.col, g.weight, g.rowptr_t, g.col_t, g.weight_t] for g in (to_item, to_item.t())
+    ]
+    torch.library.opcheck(torch.ops.pyg_mmrec.rows_of_mean_layer, (user, item, *ROWS, *graphs, 2))
+
+
 def test_rows_compile(graph):
     to_item, _, x = graph
     user, item = x.split([NUM_USERS, NUM_ITEMS])

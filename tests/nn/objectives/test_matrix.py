@@ -272,3 +272,42 @@ def test_the_training_step_compiles_without_graph_break(model, method, tiny, sam
     fullgraph = "amr" not in method
     compiled = gradients(torch.compile(total, backend="aot_eager", fullgraph=fullgraph))
     torch.testing.assert_close(compiled, gradients(total))
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        (model, name)
+        for model in ("LightGCN", "SelfCF", "VLightGCN", "VLATTICE")
+        for name in ["none", *METHODS]
+        if model in TAKEN_BY.get(name, [model])
+    ],
+)
+def test_output_of_the_batch_alone_gives_what_all_rows_give(
+    model, method, tiny, sample, monkeypatch
+):
+    objective = build(model, method, tiny)
+    backbone, batch = objective.backbone, sample(tiny, 16)
+    graph = backbone.graph(tiny)
+    for module in (backbone, *objective.methods):  # no noise or dropout, drawn by position
+        for name in ("dropout", "edge_dropout"):
+            if hasattr(module, name):
+                setattr(module, name, 0.0)
+        if method.startswith("dvib"):
+            monkeypatch.setattr(module, "perturb", lambda site, h: (0.1 * h.detach(), None), False)
+
+    def run(gathers):
+        monkeypatch.setattr(type(backbone), "gathers_output", gathers)
+        assert objective._reads_fewer_rows(batch) == gathers
+        torch.manual_seed(0)
+        objective.zero_grad()
+        terms = objective(graph, batch)
+        torch.stack(list(terms.values())).sum().backward()
+        return terms, {k: p.grad for k, p in objective.named_parameters() if p.grad is not None}
+
+    (terms, gradients), (all_terms, all_gradients) = run(True), run(False)
+    torch.testing.assert_close(terms, all_terms)
+    assert gradients.keys() == all_gradients.keys()
+    for key, x in all_gradients.items():
+        scale = float(x.abs().max())
+        torch.testing.assert_close(gradients[key], x, rtol=1e-4, atol=1e-5 * scale, msg=key)
