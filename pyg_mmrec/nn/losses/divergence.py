@@ -34,22 +34,21 @@ class _JSDivergence(torch.autograd.Function):
         # for nearly equal distributions, where log p - log m would be rounding error.
         limits = torch.finfo(p.dtype)
         t = (p - q).div_((p + q).clamp_(min=limits.tiny)).clamp_(limits.eps - 1, 1 - limits.eps)
-        p_term = t.log1p().mul_(p)  # p log(p / m)
-        q_term = t.neg_().log1p_().mul_(q)
-        p_kl, q_kl = p_term.sum(-1, keepdim=True), q_term.sum(-1, keepdim=True)
-        ctx.save_for_backward(p, q, p_term, q_term, p_kl, q_kl)
+        x_grad = t.log1p().mul_(p)  # p log(p / m)
+        y_grad = t.neg_().log1p_().mul_(q)
+        p_kl, q_kl = x_grad.sum(-1, keepdim=True), y_grad.sum(-1, keepdim=True)
+        # d JS / d x = p (log(p / m) - KL(p, m)) / 2, likewise for y: all that is kept
+        x_grad.addcmul_(p, p_kl, value=-1)
+        y_grad.addcmul_(q, q_kl, value=-1)
+        ctx.save_for_backward(x_grad, y_grad)
         return (p_kl + q_kl).squeeze(-1).mul_(0.5)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        # d JS / d x = p (log(p / m) - KL(p, m)) / 2, likewise for y
-        p, q, p_term, q_term, p_kl, q_kl = ctx.saved_tensors
         half = 0.5 * grad.unsqueeze(-1)
-        return (
-            torch.addcmul(p_term, p, p_kl, value=-1).mul_(half),
-            torch.addcmul(q_term, q, q_kl, value=-1).mul_(half),
-        )
+        x_grad, y_grad = ctx.saved_tensors
+        return x_grad * half, y_grad * half
 
 
 def js_divergence(x: Tensor, y: Tensor) -> Tensor:
