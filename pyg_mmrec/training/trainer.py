@@ -87,6 +87,11 @@ class Trainer:
                 f"'graph_sampling' of {type(self.backbone).__name__} needs to be 'never', 'epoch' "
                 f"or 'step' (got {self.backbone.graph_sampling!r})"
             )
+        self._loss: Callable[..., dict[str, Tensor]] = objective
+        self._second_loss: Callable[..., dict[str, Tensor]] = objective.second_stage
+        if self.options.compile:
+            self._loss = torch.compile(objective)
+            self._second_loss = torch.compile(objective.second_stage)
         self._trainable = bool(parameters)
         if not self._trainable:
             return
@@ -210,10 +215,12 @@ class Trainer:
             first: dict[str, Tensor] = {}
             for scale in self.objective.gradient_scales(step):
                 graph = draw_graph()
-                terms = self.objective(graph, batch)
+                with self._autocast():
+                    terms = self._loss(graph, batch)
                 self._step("adam", terms, scale)
                 first = first or terms
-            second = self.objective.second_stage(graph, batch)
+            with self._autocast():
+                second = self._second_loss(graph, batch)
             if second:
                 self._step("second_adam", second)
             terms = first | second
@@ -236,6 +243,10 @@ class Trainer:
         }
         self.history.epochs.append(record)
         return record
+
+    def _autocast(self) -> torch.autocast:
+        reduced = self.options.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=reduced)
 
     def _step(self, name: str, terms: dict[str, Tensor], scale: float = 1.0) -> None:
         (scale * torch.stack(list(terms.values())).sum()).backward()

@@ -97,6 +97,37 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, epoch: int) -> 
 # Stopping and going on ---------------------------------------------------------------------------
 
 
+def test_compiled_steps_are_the_plain_ones(
+    data: HeteroData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(lightgcn(data), data, replace(OPTIONS, epochs=2))
+    compiled = []
+
+    def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled.append(function)
+        return original(function, backend="aot_eager")  # type: ignore[no-any-return]
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    trainer = train(lightgcn(data), data, replace(OPTIONS, epochs=2, compile=True))
+    assert compiled[0] is trainer.objective
+    for name, value in plain.objective.state_dict().items():
+        torch.testing.assert_close(trainer.objective.state_dict()[name], value)
+
+
+def test_reduced_precision_is_for_products_alone(data: HeteroData) -> None:
+    def vbpr() -> Objective:
+        torch.manual_seed(0)
+        return Objective(VBPR.from_data(data, embedding_dim=8))
+
+    full = train(vbpr(), data, replace(OPTIONS, epochs=2))
+    reduced = train(vbpr(), data, replace(OPTIONS, epochs=2, precision="bf16"))
+    assert {p.dtype for p in reduced.objective.parameters()} == {torch.float32}
+    losses = [[epoch["loss"]["bpr"] for epoch in x.history.epochs] for x in (full, reduced)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("build", [lightgcn, freedom_dvib])
 @pytest.mark.parametrize("epochs", [(2,), (3, 5), (6,)])
 def test_resumed_run_is_bit_identical(
@@ -517,6 +548,7 @@ def test_progress_bar_tells_the_metric(
         ({"checkpoint_epochs": True}, r"'checkpoint_epochs' needs to be a positive integer"),
         ({"decimals": -1}, r"'decimals' needs to be an integer of 0 or more \(got -1\)"),
         ({"seed": -5}, r"'seed' needs to be an integer of 0 or more \(got -5\)"),
+        ({"precision": "fp16"}, r"'precision' needs to be one of \['float32', 'bf16'\]"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

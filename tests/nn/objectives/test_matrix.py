@@ -274,6 +274,26 @@ def test_the_training_step_compiles_without_graph_break(model, method, tiny, sam
     torch.testing.assert_close(compiled, gradients(total))
 
 
+@pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
+def test_bfloat16_products_hardly_turn_the_gradient(model, method, tiny, sample):
+    objective = build(model, method, tiny)
+    full, batch = objective.backbone.graph(tiny), sample(tiny)
+
+    def gradient(reduced):
+        objective.zero_grad()
+        graph = training_graph(objective, full)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            loss = total(objective, graph, batch)
+        loss.backward()
+        assert {p.grad.dtype for p in objective.parameters()} == {torch.float32}
+        return loss, torch.cat([p.grad.flatten() for p in objective.parameters()])
+
+    (loss, exact), (reduced_loss, reduced) = gradient(False), gradient(True)
+    torch.testing.assert_close(reduced_loss.float(), loss, rtol=0.01, atol=0)
+    assert torch.cosine_similarity(reduced, exact, 0) > 0.98
+
+
 @pytest.mark.parametrize(
     ("model", "method"),
     [
