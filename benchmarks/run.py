@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from pyg_mmrec.experiment import Experiment
+from pyg_mmrec.options import option_text
 from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
 
 HERE = Path(__file__).resolve().parent
@@ -37,15 +38,6 @@ OF_USERS = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for
 FIELDS = (
     "model", "dataset", "method", "preset", "options", "grid", "seeds", "note", "published",
 )  # fmt: skip
-
-
-def option_text(value: Any) -> str:
-    """An option from YAML as ``--set`` writes it."""
-    if isinstance(value, dict):
-        return ",".join(f"{name}:{option_text(item)}" for name, item in value.items())
-    if isinstance(value, list):
-        return ",".join(map(option_text, value))
-    return "none" if value is None else str(value).lower() if value in (True, False) else str(value)
 
 
 @dataclass(frozen=True)
@@ -99,14 +91,13 @@ class Config:
     def experiment(self, point: dict[str, str], seed: int, root: str) -> Experiment:
         """The run at a point of the grid."""
         content = self.content
-        options = {k: option_text(v) for k, v in (content.get("options") or {}).items()}
         return Experiment(
             model=content["model"],
             dataset=content["dataset"],
             root=root,
             method=content.get("method", "none"),
             preset=content.get("preset", "paper"),
-            options=options | point,
+            options={**(content.get("options") or {}), **point},
             seed=seed,
         )
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from run import HERE, Config, option_text
+from run import HERE, Config
 
 from pyg_mmrec.experiment import format_table
+from pyg_mmrec.options import option_text
 from pyg_mmrec.training import tune_process
 
 SAMPLERS = ("grid", "random", "tpe")

@@ -18,7 +18,7 @@ from pyg_mmrec.data import MultimodalDataset, PlantedDataset, statistics
 from pyg_mmrec.nn import objectives
 from pyg_mmrec.nn.backbones import BACKBONES, Backbone
 from pyg_mmrec.nn.objectives import Method, Objective
-from pyg_mmrec.options import option_types, parse_option
+from pyg_mmrec.options import option_text, option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
 from pyg_mmrec.training.checkpoint import load_weights, read_json, save_tensors, write_json
 from pyg_mmrec.transforms import (
@@ -76,7 +76,7 @@ class Experiment:
             (default: ``none``)
         preset (str): ``paper``, or ``mmrec`` for what the public toolbox does where it differs.
             (default: ``paper``)
-        options (dict[str, str]): Options as text, by names like ``model.num_layers``,
+        options (dict): Options, as values or as text, by names like ``model.num_layers``,
             ``method.std``, ``train.batch_size``, ``data.split``; of several methods that share one,
             ``method.gib.weight``. Features change in this order by ``data.scale_features``, a
             method of :class:`~pyg_mmrec.transforms.ScaleFeatures`; ``data.feature_noise``, the
@@ -99,13 +99,14 @@ class Experiment:
     root: str = "data"
     method: str = "none"
     preset: str = "paper"
-    options: dict[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     start_from: str | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         choose("preset", self.preset, dict.fromkeys(PRESETS))
+        self.options = {name: option_text(value) for name, value in self.options.items()}
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"'device' is '{self.device}', but there is no CUDA device here")
         self.backbone_class: type[Backbone] = choose("model", self.model, BACKBONES)

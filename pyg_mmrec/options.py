@@ -48,6 +48,15 @@ def parse_option(name: str, text: str, kind: Any) -> Any:
     raise ValueError(f"'{name}' needs {' or '.join(map(_describe, _choices(kind)))} (got '{text}')")
 
 
+def option_text(value: Any) -> str:
+    """An option's value as :func:`parse_option` reads it; text stays as it is."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{option_text(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(option_text, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 def _choices(kind: Any) -> list[Any]:
     if typing.get_origin(kind) in (Union, types.UnionType):
         # None first: 'none' is also a fine string.

@@ -132,8 +132,9 @@ def test_the_result_says_what_a_combination_was(tmp_path):
 
 
 def test_options_of_several_methods():
-    options = {"method.fib.weight": "3", "method.gib.weight": "0", "method.temperature": "0.5"}
+    options = {"method.fib.weight": 3, "method.gib.weight": "0", "method.temperature": "0.5"}
     experiment = Experiment("VLATTICE", "planted-tiny", method="gib+fib", options=options)
+    assert experiment.config()["options"]["method.fib.weight"] == "3"  # as from the command line
     gib, fib = experiment.objective(experiment.load()).methods
     assert (fib.weight, gib.weight, gib.temperature) == (3.0, 0.0, 0.5)
 

@@ -2,7 +2,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from pyg_mmrec.options import option_types, parse_option
+from pyg_mmrec.options import option_text, option_types, parse_option
 
 
 class Sample:
@@ -46,6 +46,7 @@ TYPES = option_types(Sample, hidden=["size"])
 def test_options_are_read_as_their_type(name, text, value):
     parsed = parse_option(name, text, TYPES[name])
     assert parsed == value and type(parsed) is type(value)
+    assert parse_option(name, option_text(value), TYPES[name]) == value
 
 
 @pytest.mark.parametrize(
