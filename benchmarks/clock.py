@@ -1,10 +1,11 @@
-"""Seconds by part."""
+"""Seconds by part, and memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -28,3 +29,13 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def memory() -> tuple[int, int]:
+    """Bytes that the process holds now, and held at most (Linux).
+
+    Not ``ru_maxrss``, which of a new process begins at what its parent held.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kib = dict(line.split(":", 1) for line in lines)
+    return int(kib["VmRSS"].split()[0]) * 1024, int(kib["VmHWM"].split()[0]) * 1024

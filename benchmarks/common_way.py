@@ -17,7 +17,7 @@ CHANNELS = 64
 
 
 class Common:
-    """LightGCN, or FREEDOM, as public toolboxes train and rank them.
+    """LightGCN, FREEDOM, or LATTICE, as public toolboxes train and rank them.
 
     Args:
         ours (Trainer): What trains the same here; sizes and options are read from it.
@@ -58,9 +58,28 @@ class Common:
                     ]
                 )
         parameters = [self.user, self.item, *self.features.values()]
+        if self.model == "LATTICE":
+            lattice = ours.backbone
+            self.original_weight = float(lattice.original_weight)  # type: ignore[arg-type]
+            names = list(lattice.modalities)  # type: ignore[arg-type]
+            self.features = {name: nn.Parameter(data[name].x.clone()) for name in names}
+            self.layers = {n: nn.Linear(x.size(1), CHANNELS) for n, x in self.features.items()}
+            self.logits = nn.Parameter(torch.zeros(len(names)))
+            parameters += [*self.features.values(), self.logits]
+            with self.clock.part("kNN"):
+                self.originals = [
+                    self._symmetric(self._dense_neighbours(data[name].x)) for name in names
+                ]
         parameters += [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=self.options.learning_rate)
-        self.adjacency = self._normalized(self.train)
+        if self.model == "LATTICE":
+            ids = torch.arange(self.num_users + self.num_items)
+            both = self._both_ways(self.train)
+            index = torch.cat([both, torch.stack([ids, ids])], 1)
+            value = 1 / torch.bincount(index[0])[index[0]]
+            self.adjacency = torch.sparse_coo_tensor(index, value, 2 * (ids.numel(),)).coalesce()
+        else:
+            self.adjacency = self._normalized(self.train)
 
     @staticmethod
     def _neighbours(x: Tensor) -> Tensor:
@@ -70,6 +89,30 @@ class Common:
         rows = torch.arange(x.size(0)).repeat_interleave(10)
         return torch.stack([rows, neighbours.flatten()])
 
+    @staticmethod
+    def _dense_neighbours(x: Tensor) -> Tensor:
+        """Cosines with the ten neighbours of every item, as a dense matrix."""
+        unit = x / x.norm(dim=1, keepdim=True)
+        cosine = unit @ unit.t()
+        value, index = cosine.topk(10)
+        return torch.zeros_like(cosine).scatter(1, index, value)
+
+    @staticmethod
+    def _symmetric(dense: Tensor) -> Tensor:
+        scale = dense.sum(1).clamp(min=1e-12) ** -0.5
+        return scale[:, None] * dense * scale
+
+    def _learned(self) -> Tensor:
+        """LATTICE's item graph, a dense matrix."""
+        share = self.logits.softmax(0)
+        learned = sum(
+            a * self._dense_neighbours(layer(self.features[name]))
+            for a, (name, layer) in zip(share, self.layers.items(), strict=True)
+        )
+        original = sum(a * dense for a, dense in zip(share, self.originals, strict=True))
+        c = self.original_weight
+        return (1 - c) * self._symmetric(learned) + c * original
+
     def _similar(self, parts: list[Tensor]) -> Tensor:
         """The mean of the modalities' item graphs, every item's weights adding up to one."""
         index = torch.cat(parts, 1)
@@ -77,10 +120,12 @@ class Common:
         value *= self.num_items / len(parts)
         return torch.sparse_coo_tensor(index, value, (self.num_items, self.num_items)).coalesce()
 
-    def _normalized(self, pairs: Tensor) -> Tensor:
-        size = self.num_users + self.num_items
+    def _both_ways(self, pairs: Tensor) -> Tensor:
         user, item = pairs[0], pairs[1] + self.num_users
-        index = torch.cat([torch.stack([user, item]), torch.stack([item, user])], 1)
+        return torch.cat([torch.stack([user, item]), torch.stack([item, user])], 1)
+
+    def _normalized(self, pairs: Tensor) -> Tensor:
+        size, index = self.num_users + self.num_items, self._both_ways(pairs)
         degree = torch.zeros(size).index_add(0, index[0], torch.ones(index.size(1))) + 1e-7
         value = degree[index[0]] ** -0.5 * degree[index[1]] ** -0.5
         return torch.sparse_coo_tensor(index, value, (size, size)).coalesce()
@@ -92,6 +137,8 @@ class Common:
         user, item = torch.stack(layers, 1).mean(1).split([self.num_users, self.num_items])
         if self.model == "FREEDOM":
             item = item + torch.sparse.mm(self.similar, self.item)
+        if self.model == "LATTICE":
+            item = item + nn.functional.normalize(self.learned @ self.item)
         return user, item
 
     def epoch(self, number: int) -> tuple[float, float]:
@@ -101,8 +148,8 @@ class Common:
             weight = self._normalized(self.train).values()[: self.train.size(1)]
             kept = torch.multinomial(weight, int(self.train.size(1) * (1 - self.dropout)))
             adjacency = self._normalized(self.train[:, kept])
-        order = torch.randperm(self.train.size(1))
-        for ids in order.split(self.options.batch_size):
+        order_parts = torch.randperm(self.train.size(1)).split(self.options.batch_size)
+        for ids in order_parts:
             user, positive = self.train[:, ids]
             drawn = []
             for u in user.tolist():
@@ -111,14 +158,22 @@ class Common:
                     item = random.randrange(self.num_items)
                 drawn.append(item)
             negative = torch.tensor(drawn)
+            if self.model == "LATTICE":  # learned in an epoch's first step, then a constant
+                first = ids is order_parts[0]
+                self.learned = self._learned() if first else self.learned.detach()
             users, items = self._vectors(adjacency)
             loss = self._bpr(users[user], items[positive], items[negative])
-            for name, layer in self.layers.items():
+            for name, layer in self.layers.items() if self.model == "FREEDOM" else ():
                 z = layer(self.features[name])
                 loss = loss + self.reg_weight * self._bpr(users[user], z[positive], z[negative])
             if self.model == "LightGCN":
                 rows = (self.user[user], self.item[positive], self.item[negative])
                 loss = loss + self.reg_weight * sum(x.norm() for x in rows) / len(ids)
+            if self.model == "LATTICE":
+                squares = sum(
+                    x.square().sum() for x in (users[user], items[positive], items[negative])
+                )
+                loss = loss + self.reg_weight * squares / (2 * self.options.batch_size)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

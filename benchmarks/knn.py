@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import faiss
 import torch
+from clock import memory
 from torch import Tensor
 
 from pyg_mmrec.experiment import format_table, versions
@@ -55,29 +55,19 @@ def exact(x: Tensor, rows: Tensor, k: int) -> Tensor:
     return torch.cat([(q @ unit.t()).topk(k).indices for q in unit[rows].split(256)])
 
 
-def peak() -> int:
-    """The most memory that the process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def held() -> int:
-    """The memory that the process holds now, in bytes (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
 def measure(index: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Builds one graph."""
     torch.set_num_threads(arguments.threads)
     faiss.omp_set_num_threads(arguments.threads)
     x = draw(arguments.items, arguments.features, arguments.centers)
     cosine_knn(x[:100], 1)  # warms up: what libraries need for themselves does not count
-    before, start = held(), time.perf_counter()
+    before, start = memory()[0], time.perf_counter()
     if index == DENSE:
         neighbor = dense(x, arguments.k)
     else:
         edge_index, _ = cosine_knn(x, arguments.k, index=index)
-    result = {"seconds": time.perf_counter() - start, "bytes": peak() - before, "peak": peak()}
+    seconds, peak = time.perf_counter() - start, memory()[1]
+    result = {"seconds": seconds, "bytes": peak - before, "peak": peak}
     generator = torch.Generator().manual_seed(1)
     rows = torch.randperm(len(x), generator=generator)[: arguments.sample]
     if index != DENSE:

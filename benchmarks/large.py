@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import argparse
-import resource
 from statistics import median
 
 import torch
-from clock import Clock
+from clock import Clock, memory
 from ranking import generate_pairs
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import cumsum
@@ -41,8 +40,7 @@ def main() -> None:
     clock, rows = Clock(torch.device("cpu")), []
 
     def tell(stage: str, seconds: float) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        rows.append([stage, f"{seconds:.2f}", f"{peak:.2f}"])
+        rows.append([stage, f"{seconds:.2f}", f"{memory()[1] / 2**30:.2f}"])
         print(f"{stage}: {seconds:.2f} s", flush=True)
 
     sizes = (arguments.users, arguments.items)

@@ -4,13 +4,13 @@
 ``python benchmarks/speed.py --generate 1000000 200000 20000000 --runs LightGCN:none --no-common``
 
 Of every backbone and method: milliseconds per step by part, seconds per epoch of training and of
-validation, seconds to make the graph, peak memory. Of LightGCN and FREEDOM also
+validation, seconds to make the graph, peak memory. Of LightGCN, FREEDOM and LATTICE also
 
 - the *common way*: the same layers, width and batch, written as public toolboxes do, with COO
   products, negative items drawn one by one in Python, raw features as trained parameters, a dense
   item-item similarity and metrics in a loop over users;
-- the *limit*: the bytes and floating point operations that a step cannot do without, over the copy
-  bandwidth and the matrix product rate measured in the same run.
+- for the first two, the *limit*: the bytes and floating point operations that a step cannot do
+  without, over the copy bandwidth and the matrix product rate measured in the same run.
 
 Runs take turns, so that another program on the machine slows all of them alike.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import warnings
@@ -28,7 +27,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from clock import Clock
+from clock import Clock, memory
 from common_way import CHANNELS, Common
 from epochs import make_experiments
 from ranking import generate_pairs
@@ -278,7 +277,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     tune_process()
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # of the common way's matrices
-    names = [arguments.peak] if arguments.peak else arguments.runs
+    names = [arguments.peak.removesuffix(" (common)")] if arguments.peak else arguments.runs
     try:
         experiments = make_experiments(
             names, arguments.dataset, arguments.root, arguments.set, arguments.device
@@ -288,14 +287,17 @@ def main() -> None:
         parser.error(str(error))
     ours = {name: Ours(experiment, data) for name, experiment in experiments.items()}
     if arguments.peak:
-        ours[arguments.peak].epoch_parts(5)
-        ours[arguments.peak].trainer.evaluate("val")
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        if arguments.peak in ours:
+            ours[arguments.peak].epoch_parts(5)
+            ours[arguments.peak].trainer.evaluate("val")
+        else:
+            Common(ours[names[0]].trainer, data).epoch(0)
+        print(memory()[1] / 2**20)
         return
     common = {
         name: Common(ours[name].trainer, data)
         for name in names
-        if not arguments.no_common and name in ("LightGCN:none", "FREEDOM:none")
+        if not arguments.no_common and name in ("LightGCN:none", "FREEDOM:none", "LATTICE:none")
     }
     rates = machine(torch.device(arguments.device))
 
@@ -326,15 +328,15 @@ def main() -> None:
         rows.append([name, *(f"{1000 * v:.2f}" for v in values), f"{1000 * sum(values):.1f}"])
     print(format_table(["model:method", *PARTS, "all"], rows), "\n")
 
-    rows, memory = [], {}
+    rows, peaks = [], {}
     for name in epochs:
         bare = name.removesuffix(" (common)")
         plain = f"{experiments[bare].model}:none"
         row = [name, f"{typical(name, 0):.3f}", f"{typical(name, 1):.3f}"]
         row.append(f"{typical(name, 0, 1) / typical(plain, 0, 1):.2f}" if plain in epochs else "")
-        if name in ours and not arguments.no_memory:
-            memory[name] = peak_memory(arguments, name)
-        row.append(f"{memory[name]:.0f}" if name in memory else "")
+        if not arguments.no_memory:
+            peaks[name] = peak_memory(arguments, name)
+        row.append(f"{peaks[name]:.0f}" if name in peaks else "")
         build = ours[name].build.seconds["graph"] if name in ours else None
         row.append("" if build is None else f"{build:.2f}")
         rows.append(row)
@@ -369,7 +371,7 @@ def main() -> None:
     if arguments.output is not None:
         content = {
             "arguments": vars(arguments), "versions": versions(), "machine": rates, "parts": parts,
-            "epochs": epochs, "propagation": propagation, "limits": least, "peak_mib": memory,
+            "epochs": epochs, "propagation": propagation, "limits": least, "peak_mib": peaks,
         }  # fmt: skip
         arguments.output.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
