@@ -2,99 +2,89 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pyg_mmrec.data import Adjacency
-from pyg_mmrec.nn.functional.spmm import check_features, spmm, weighted_sum
+from pyg_mmrec.nn.functional.spmm import check_features, outside_autocast, spmm, weighted_sum
+
+# A graph in the type of the vectors, and its transpose: ``rowptr, col, weight``, twice.
+_CSR = tuple[Tensor, Tensor, Tensor]
+_Sorted = tuple[_CSR, _CSR]
 
 
-def _product(graph: list[Tensor], x: Tensor) -> Tensor:
-    rowptr, col, weight = graph
-    return weighted_sum(rowptr, col, weight, x)
-
-
-@torch.library.custom_op("pyg_mmrec::rows_of_mean_layer", mutates_args=())
-def _rows_of_mean_layer(
-    user: Tensor,
-    item: Tensor,
-    user_rows: Tensor,
-    item_rows: Tensor,
-    to_item: list[Tensor],
-    to_user: list[Tensor],
-    num_layers: int,
-) -> tuple[Tensor, Tensor]:
-    """Some rows of the mean over the layers, which is made for no other row. A graph is given as
-    ``rowptr, col, weight``, then the same of its transpose.
-    """
-    users, items = user.index_select(0, user_rows), item.index_select(0, item_rows)
-    for _ in range(num_layers):
-        user, item = _product(to_user[:3], item), _product(to_item[:3], user)
-        users += user.index_select(0, user_rows)
-        items += item.index_select(0, item_rows)
-    return users.div_(num_layers + 1), items.div_(num_layers + 1)
-
-
-@_rows_of_mean_layer.register_fake
-def _(
-    user: Tensor, item: Tensor, user_rows: Tensor, item_rows: Tensor, *graphs: Any
-) -> tuple[Tensor, Tensor]:
-    channels = user.size(1)
-    return user.new_empty(user_rows.size(0), channels), item.new_empty(item_rows.size(0), channels)
-
-
-@torch.library.custom_op("pyg_mmrec::rows_of_mean_layer_backward", mutates_args=())
-def _rows_of_mean_layer_backward(
-    users: Tensor,
-    items: Tensor,
-    user_rows: Tensor,
-    item_rows: Tensor,
-    to_item: list[Tensor],
-    to_user: list[Tensor],
-    num_layers: int,
-) -> tuple[Tensor, Tensor]:
-    """The same sum over layers, of gradients that flow from the rows along transposed graphs."""
-    users, items = users / (num_layers + 1), items / (num_layers + 1)
-    num_users, num_items = to_user[0].numel() - 1, to_item[0].numel() - 1
-    user = users.new_zeros(num_users, users.size(1)).index_add_(0, user_rows, users)
-    item = items.new_zeros(num_items, items.size(1)).index_add_(0, item_rows, items)
-    for _ in range(num_layers):  # Horner's scheme: g + A' (g + A' (g + ...))
-        user, item = _product(to_item[3:], item), _product(to_user[3:], user)
-        user.index_add_(0, user_rows, users)
-        item.index_add_(0, item_rows, items)
-    return user, item
-
-
-@_rows_of_mean_layer_backward.register_fake
-def _(users: Tensor, items: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    _, _, to_item, to_user, _ = others
-    channels = users.size(1)
+def _sorted_both_ways(graph: Adjacency, dtype: torch.dtype) -> _Sorted:
     return (
-        users.new_empty(to_user[0].size(0) - 1, channels),
-        items.new_empty(to_item[0].size(0) - 1, channels),
+        (graph.rowptr, graph.col, graph.weight.to(dtype)),
+        (graph.rowptr_t, graph.col_t, graph.weight_t.to(dtype)),
     )
 
 
-def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, _, user_rows, item_rows, to_item, to_user, ctx.num_layers = inputs
-    ctx.save_for_backward(user_rows, item_rows, *to_item, *to_user)
+class _MeanLayer(torch.autograd.Function):
+    """Mean over the layers; its gradient is the same over transposed graphs."""
+
+    @staticmethod
+    def forward(
+        user: Tensor, item: Tensor, to_item: _Sorted, to_user: _Sorted, num_layers: int
+    ) -> tuple[Tensor, Tensor]:
+        user_sum, item_sum = user, item
+        for layer in range(num_layers):  # Horner's scheme: E + A (E + A (E + ...))
+            factor = 1 / (num_layers + 1) if layer == num_layers - 1 else 1.0
+            user_sum, item_sum = (
+                weighted_sum(*to_user[0], item_sum, user, factor),
+                weighted_sum(*to_item[0], user_sum, item, factor),
+            )
+        return user_sum, item_sum
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, _, ctx.to_item, ctx.to_user, ctx.num_layers = inputs
+
+    @staticmethod
+    def backward(ctx: Any, user: Tensor, item: Tensor) -> tuple[Any, ...]:
+        to_user, to_item = ctx.to_item[::-1], ctx.to_user[::-1]
+        return *_MeanLayer.apply(user, item, to_item, to_user, ctx.num_layers), None, None, None
 
 
-def _backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Any, ...]:
-    user_rows, item_rows, *graphs = ctx.saved_tensors
-    to_item, to_user = graphs[:6], graphs[6:]
-    user, item = _rows_of_mean_layer_backward(
-        users, items, user_rows, item_rows, to_item, to_user, ctx.num_layers
-    )
-    return user, item, None, None, [None] * 6, [None] * 6, None
+class _RowsOfMeanLayer(torch.autograd.Function):
+    """Some rows of the mean over the layers, which is made for no other row."""
 
+    @staticmethod
+    def forward(
+        user: Tensor,
+        item: Tensor,
+        user_rows: Tensor,
+        item_rows: Tensor,
+        to_item: _Sorted,
+        to_user: _Sorted,
+        num_layers: int,
+    ) -> tuple[Tensor, Tensor]:
+        users, items = user.index_select(0, user_rows), item.index_select(0, item_rows)
+        for _ in range(num_layers):
+            user, item = weighted_sum(*to_user[0], item), weighted_sum(*to_item[0], user)
+            users += user.index_select(0, user_rows)
+            items += item.index_select(0, item_rows)
+        return users.div_(num_layers + 1), items.div_(num_layers + 1)
 
-_rows_of_mean_layer.register_autograd(_backward, setup_context=_context)
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, _, user_rows, item_rows, ctx.to_item, ctx.to_user, ctx.num_layers = inputs
+        ctx.save_for_backward(user_rows, item_rows)
 
-
-def _sorted_both_ways(graph: Adjacency, dtype: torch.dtype) -> list[Tensor]:
-    return [
-        graph.rowptr, graph.col, graph.weight.to(dtype),
-        graph.rowptr_t, graph.col_t, graph.weight_t.to(dtype),
-    ]  # fmt: skip
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Any, ...]:
+        user_rows, item_rows = ctx.saved_tensors
+        to_user: _CSR = ctx.to_item[1]
+        to_item: _CSR = ctx.to_user[1]
+        users, items = users / (ctx.num_layers + 1), items / (ctx.num_layers + 1)
+        num_users, num_items = to_user[0].numel() - 1, to_item[0].numel() - 1
+        user = users.new_zeros(num_users, users.size(1)).index_add_(0, user_rows, users)
+        item = items.new_zeros(num_items, items.size(1)).index_add_(0, item_rows, items)
+        for _ in range(ctx.num_layers):  # Horner's scheme: g + A' (g + A' (g + ...))
+            user, item = weighted_sum(*to_user, item), weighted_sum(*to_item, user)
+            user.index_add_(0, user_rows, users)
+            item.index_add_(0, item_rows, items)
+        return user, item, None, None, None, None, None
 
 
 class LightPropagation(nn.Module):
@@ -167,11 +157,16 @@ class LightPropagation(nn.Module):
                 f"'user' and 'item' need the same type and width (got {user.dtype} "
                 f"{list(user.shape)} and {item.dtype} {list(item.shape)})"
             )
-        learned = to_item.weight.requires_grad or to_user.weight.requires_grad
-        if rows is not None and not learned:
-            graphs = (_sorted_both_ways(graph, user.dtype) for graph in (to_item, to_user))
-            return _rows_of_mean_layer(user, item, *rows, *graphs, self.num_layers)
-        # Horner's scheme: sum_l A^l E = E + A (E + A (E + ...)).
+        user, item = outside_autocast(user), outside_autocast(item)
+        if self.num_layers > 0 and not (
+            to_item.weight.requires_grad
+            or to_user.weight.requires_grad
+            or torch.compiler.is_compiling()  # which is told what a product is, not what these are
+        ):
+            graphs = [_sorted_both_ways(graph, user.dtype) for graph in (to_item, to_user)]
+            if rows is None:
+                return _MeanLayer.apply(user, item, *graphs, self.num_layers)
+            return _RowsOfMeanLayer.apply(user, item, *rows, *graphs, self.num_layers)
         user_sum, item_sum = user, item
         for layer in range(self.num_layers):
             factor = 1 / (self.num_layers + 1) if layer == self.num_layers - 1 else 1.0

@@ -168,7 +168,7 @@ _spmm.register_autograd(_spmm_backward, setup_context=_spmm_context)
 _sddmm.register_autograd(_sddmm_backward, setup_context=_sddmm_context)
 
 
-def _outside_autocast(x: Tensor) -> Tensor:
+def outside_autocast(x: Tensor) -> Tensor:
     """Sparse products have kernels for full precision on every device, so they keep to it."""
     if x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(x.device.type):
         return x.float()
@@ -213,9 +213,9 @@ def spmm(
             does not have the result's shape and type.
     """
     check_features(adjacency, x)
-    x = _outside_autocast(x)
+    x = outside_autocast(x)
     if base is not None:
-        base = _outside_autocast(base)
+        base = outside_autocast(base)
     if base is not None and base.dtype != x.dtype:
         raise ValueError(f"'base' needs the type of 'x', {x.dtype} (got {base.dtype})")
     if base is not None and base.shape != (adjacency.rowptr.numel() - 1, x.size(1)):
@@ -270,7 +270,7 @@ def sddmm(adjacency: Adjacency, left: Tensor, right: Tensor) -> Tensor:
         [2.0, 4.0, 5.0]
     """
     num_sources, num_targets = adjacency.size
-    left, right = _outside_autocast(left), _outside_autocast(right)
+    left, right = outside_autocast(left), outside_autocast(right)
     if left.dim() != 2 or left.size(0) != num_targets or not left.is_floating_point():
         raise ValueError(
             f"'left' needs one floating-point row per target, shape [{num_targets}, channels] "

@@ -42,9 +42,9 @@ def test_equals_the_mean_of_the_layers_of_the_square_matrix(graph, num_layers):
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_gradcheck(graph, num_layers):
     adjacency, _, x = graph
-    assert torch.autograd.gradcheck(
-        lambda x: propagate(adjacency, x, num_layers), x.requires_grad_()
-    )
+    x.requires_grad_()
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x: propagate(adjacency, x, num_layers), x)
 
 
 ROWS = (torch.tensor([3, 0, 3]), torch.tensor([5, 1, 0, 2]))
@@ -99,21 +99,32 @@ def test_some_rows_on_learned_weights_have_the_weights_gradient(graph):
     torch.testing.assert_close(gradient(ROWS), gradient(None))
 
 
-def test_the_operator_of_some_rows_is_sound(graph):
+def test_some_rows_are_differentiable_once(graph):
     to_item, _, x = graph
     user, item = (part.requires_grad_() for part in x.split([NUM_USERS, NUM_ITEMS]))
-    graphs = [
-        [g.rowptr, g.col, g.weight, g.rowptr_t, g.col_t, g.weight_t] for g in (to_item, to_item.t())
-    ]
-    torch.library.opcheck(torch.ops.pyg_mmrec.rows_of_mean_layer, (user, item, *ROWS, *graphs, 2))
+    users, _ = LightPropagation(2)(user, item, to_item, to_item.t(), ROWS)
+    (gradient,) = torch.autograd.grad(users.square().sum(), user, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
-def test_rows_compile(graph):
+@pytest.mark.parametrize("rows", [None, ROWS])
+def test_a_graph_kept_for_a_second_pass_gives_the_same_gradient(graph, rows):
+    to_item, _, x = graph
+    user, item = (part.requires_grad_() for part in x.split([NUM_USERS, NUM_ITEMS]))
+    out = LightPropagation(2)(user, item, to_item, to_item.t(), rows)
+    loss = sum(part.square().sum() for part in out)
+    first = torch.autograd.grad(loss, (user, item), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, (user, item)), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rows", [None, ROWS])
+def test_compiles(graph, rows):
     to_item, _, x = graph
     user, item = x.split([NUM_USERS, NUM_ITEMS])
     propagation = LightPropagation(2)
     compiled = torch.compile(propagation, backend="aot_eager", fullgraph=True)
-    arguments = (user.requires_grad_(), item, to_item, to_item.t(), ROWS)
+    arguments = (user.requires_grad_(), item, to_item, to_item.t(), rows)
     torch.testing.assert_close(compiled(*arguments), propagation(*arguments))
 
 
