@@ -72,14 +72,8 @@ class Common:
                 ]
         parameters += [p for layer in self.layers.values() for p in layer.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=self.options.learning_rate)
-        if self.model == "LATTICE":
-            ids = torch.arange(self.num_users + self.num_items)
-            both = self._both_ways(self.train)
-            index = torch.cat([both, torch.stack([ids, ids])], 1)
-            value = 1 / torch.bincount(index[0])[index[0]]
-            self.adjacency = torch.sparse_coo_tensor(index, value, 2 * (ids.numel(),)).coalesce()
-        else:
-            self.adjacency = self._normalized(self.train)
+        normalized = self._row_normalized if self.model == "LATTICE" else self._normalized
+        self.adjacency = normalized(self.train)
 
     @staticmethod
     def _neighbours(x: Tensor) -> Tensor:
@@ -129,6 +123,12 @@ class Common:
         degree = torch.zeros(size).index_add(0, index[0], torch.ones(index.size(1))) + 1e-7
         value = degree[index[0]] ** -0.5 * degree[index[1]] ** -0.5
         return torch.sparse_coo_tensor(index, value, (size, size)).coalesce()
+
+    def _row_normalized(self, pairs: Tensor) -> Tensor:
+        ids = torch.arange(self.num_users + self.num_items)
+        index = torch.cat([self._both_ways(pairs), torch.stack([ids, ids])], 1)
+        value = 1 / torch.bincount(index[0])[index[0]]
+        return torch.sparse_coo_tensor(index, value, 2 * (ids.numel(),)).coalesce()
 
     def _vectors(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
         layers = [torch.cat([self.user, self.item])]

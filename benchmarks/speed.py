@@ -1,7 +1,7 @@
 """Where the time of a training step goes, beside the common way and beside the machine's limit.
 
 ``python benchmarks/speed.py --root data --dataset baby --runs LightGCN:none FREEDOM:none``
-``python benchmarks/speed.py --generate 1000000 200000 20000000 --runs LightGCN:none --no-common``
+``python benchmarks/speed.py --generate 200000 50000 1000000 --runs LightGCN:none --no-common``
 
 Of every backbone and method: milliseconds per step by part, seconds per epoch of training and of
 validation, seconds to make the graph, peak memory. Of LightGCN, FREEDOM and LATTICE also

@@ -30,9 +30,9 @@ class TrainingOptions:
         precision (str): ``"float32"``, or ``"bf16"`` to make the products of a step's forward and
             backward pass in bfloat16 (:class:`torch.autocast`); weights, Adam and ranking stay in
             ``float32``. Meant for GPUs. (default: ``"float32"``)
-        compile (bool): Compiles the loss and its gradient with :func:`torch.compile`, for minutes
-            before the first steps. Meant for GPUs; on a CPU plain steps are faster.
-            (default: :obj:`False`)
+        compile (bool): Compiles the loss and its gradient with :func:`torch.compile`, which needs
+            a C++ compiler and takes half a minute or more of the first epochs. Meant for GPUs; on a
+            CPU plain steps are faster. (default: :obj:`False`)
 
     Raises:
         ValueError: If a number is out of range or a name unknown.

@@ -150,6 +150,7 @@ class LightPropagation(nn.Module):
                     f"'{name}' needs to be an Adjacency, made with 'Adjacency.from_edge_index' "
                     f"(got {type(graph).__name__})"
                 )
+        user, item = outside_autocast(user), outside_autocast(item)
         check_features(to_item, user, "user")
         check_features(to_user, item, "item")
         if user.dtype != item.dtype or user.size(1) != item.size(1):
@@ -157,7 +158,6 @@ class LightPropagation(nn.Module):
                 f"'user' and 'item' need the same type and width (got {user.dtype} "
                 f"{list(user.shape)} and {item.dtype} {list(item.shape)})"
             )
-        user, item = outside_autocast(user), outside_autocast(item)
         if self.num_layers > 0 and not (
             to_item.weight.requires_grad
             or to_user.weight.requires_grad

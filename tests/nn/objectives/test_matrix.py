@@ -61,6 +61,16 @@ def total(objective, graph, batch):
     return torch.stack(list(terms.values())).sum()
 
 
+def gradients(objective, full, batch, function=total):
+    """The loss and every parameter's gradient, with the graph and the noise of a fixed seed."""
+    objective.zero_grad()
+    graph = training_graph(objective, full)  # outside of what is compiled, as in training
+    torch.manual_seed(1)
+    loss = function(objective, graph, batch)
+    loss.backward()
+    return loss, {name: p.grad.clone() for name, p in objective.named_parameters()}
+
+
 def copied(module):
     return {key: x.clone() for key, x in module.state_dict().items()}
 
@@ -258,40 +268,28 @@ COMPILED = [pair for pair in EVERY_PAIR if pair.values[0] in FEW.get(pair.values
 def test_the_training_step_compiles_without_graph_break(model, method, tiny, sample):
     objective = build(model, method, tiny)
     full, batch = objective.backbone.graph(tiny), sample(tiny)
-
-    def gradients(function):
-        objective.zero_grad()
-        graph = training_graph(objective, full)  # outside of what is compiled, as in training
-        torch.manual_seed(1)
-        loss = function(objective, graph, batch)
-        loss.backward()
-        return loss, {k: p.grad.clone() for k, p in objective.named_parameters()}
-
     torch._dynamo.reset()
     # Not with AMR: within its step it asks autograd for the gradient of the features.
-    fullgraph = "amr" not in method
-    compiled = gradients(torch.compile(total, backend="aot_eager", fullgraph=fullgraph))
-    torch.testing.assert_close(compiled, gradients(total))
+    compiled = torch.compile(total, backend="aot_eager", fullgraph="amr" not in method)
+    found = gradients(objective, full, batch, compiled)
+    torch.testing.assert_close(found, gradients(objective, full, batch))
+
+
+def total_in_bfloat16(objective, graph, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        return total(objective, graph, batch)
 
 
 @pytest.mark.parametrize(("model", "method"), EVERY_PAIR)
 def test_bfloat16_products_hardly_turn_the_gradient(model, method, tiny, sample):
     objective = build(model, method, tiny)
     full, batch = objective.backbone.graph(tiny), sample(tiny)
-
-    def gradient(reduced):
-        objective.zero_grad()
-        graph = training_graph(objective, full)
-        torch.manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
-            loss = total(objective, graph, batch)
-        loss.backward()
-        assert {p.grad.dtype for p in objective.parameters()} == {torch.float32}
-        return loss, torch.cat([p.grad.flatten() for p in objective.parameters()])
-
-    (loss, exact), (reduced_loss, reduced) = gradient(False), gradient(True)
+    loss, exact = gradients(objective, full, batch)
+    reduced_loss, reduced = gradients(objective, full, batch, total_in_bfloat16)
+    assert {x.dtype for x in reduced.values()} == {torch.float32}
     torch.testing.assert_close(reduced_loss.float(), loss, rtol=0.01, atol=0)
-    assert torch.cosine_similarity(reduced, exact, 0) > 0.98
+    both = [torch.cat([x.flatten() for x in each.values()]) for each in (reduced, exact)]
+    assert torch.cosine_similarity(*both, 0) > 0.98
 
 
 @pytest.mark.parametrize(
