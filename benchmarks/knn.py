@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {index: [] for index in arguments.index}
     for _ in range(arguments.repeats):
         for index in arguments.index:  # a process each, since a peak never falls
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found[index].append(pool.apply(measure, (index, arguments)))
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                found[index].append(pool.submit(measure, index, arguments).result())
     copy = arguments.items * arguments.features * 4
     rows = []
     for index, results in found.items():
