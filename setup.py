@@ -29,7 +29,6 @@ INSTALL_REQUIRES = [
     "torch>=2.9,<2.14",
     "torch-geometric>=2.8,<2.9",
     "numpy",
-    "scipy",
     "pandas",
     "faiss-cpu",
     "safetensors",
@@ -37,11 +36,11 @@ INSTALL_REQUIRES = [
     "typing-extensions",
 ]
 SPARSE = ["torch-sparse", "torch-scatter"]
-# Provides the same module as faiss-cpu: uninstall faiss-cpu first.
+# Provides the same module as faiss-cpu: the README says how to have only this one.
 GPU = ["faiss-gpu"]
-TEST = ["pytest", "hypothesis", "pyyaml"]
+TEST = ["pytest", "hypothesis", "pyyaml", "scipy"]
 DEV = [*TEST, "ruff", "mypy", "types-tqdm", "types-PyYAML"]
-BENCHMARKS = ["matplotlib", "optuna", "pyyaml"]
+BENCHMARKS = ["matplotlib", "optuna", "pyyaml", "scipy"]
 
 setup(
     name="pyg-mmrec",

@@ -6,7 +6,7 @@ import random
 
 import torch
 from clock import Clock
-from ranking import rank_commonly
+from ranking import CommonRanking
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
@@ -17,20 +17,26 @@ CHANNELS = 64
 
 
 class Common:
-    """LightGCN, FREEDOM, or LATTICE, as public toolboxes train and rank them.
+    """LightGCN, FREEDOM, or LATTICE, as public toolboxes train and rank them, on the CPU.
 
     Args:
         ours (Trainer): What trains the same here; sizes and options are read from it.
         data (HeteroData): The data.
+
+    Raises:
+        ValueError: If ``ours`` is not on the CPU.
     """
 
     def __init__(self, ours: Trainer, data: HeteroData) -> None:
+        if ours.device.type != "cpu":
+            raise ValueError(f"'ours' needs to be on the CPU (got '{ours.device}')")
         torch.manual_seed(0)
         self.device, self.options = ours.device, ours.options
         self.model = type(ours.backbone).__name__
         self.num_users, self.num_items = data["user"].num_nodes, data["item"].num_nodes
         store = data[INTERACTS]
-        self.train, self.held_out = store.edge_index, store.val_label_index
+        self.train = store.edge_index
+        self.rank = CommonRanking(store.val_label_index, self.train, self.num_users)
         self.liked: list[set[int]] = [set() for _ in range(self.num_users)]
         for user, item in self.train.t().tolist():
             self.liked[user].add(item)
@@ -180,7 +186,7 @@ class Common:
         trained = self.clock.now()
         with torch.no_grad():
             users, items = self._vectors(self.adjacency)
-            rank_commonly(users, items, self.train, self.held_out)
+            self.rank(users, items)
         return trained - start, self.clock.now() - trained
 
     @staticmethod

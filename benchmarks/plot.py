@@ -25,7 +25,6 @@ from matplotlib.backend_bases import FigureCanvasBase
 from tabulate import HERE, Config, Result
 
 from pyg_mmrec.experiment import format_table, mean_and_std
-from pyg_mmrec.training.checkpoint import read_json
 
 # Told apart by the colour-blind (Okabe and Ito's colours) and, by line and marker, without colours.
 LINES = [
@@ -75,8 +74,7 @@ def values_of_points(
         )
     found: dict[tuple[str, ...], list[Any]] = {}
     for point in config.points():
-        files = sorted(results.glob(f"{config.folder(point)}/seed-*.json"))
-        runs = [read_json(file)["metrics"]["test"] for file in files]
+        runs = [run["metrics"]["test"] for run in config.results(point, results).values()]
         if runs and metric not in runs[0]:
             raise ValueError(f"there is no metric '{metric}'; there are {', '.join(runs[0])}")
         found[tuple(point.values())] = [run[metric] for run in runs]

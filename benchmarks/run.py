@@ -5,7 +5,8 @@
 A configuration (YAML) names ``model``, ``dataset``, ``method``, ``preset`` and ``options`` as
 ``pyg-mmrec train`` knows them, and maybe a ``grid`` of further options: then every point of it is
 trained with seed 0, the best validation metric picks one, and only that gets the other seeds.
-Finished runs are never repeated or overwritten, an interrupted one continues at its checkpoint.
+Finished runs are never repeated or overwritten, an interrupted one continues at its checkpoint, and
+one that another ``run.py`` is training is left out.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import itertools
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,52 @@ class Config:
         words = [f"{name.split('.', 1)[1]}={value}" for name, value in point.items()]
         return Path(self.path.stem, ",".join(words))
 
+    def results(self, point: dict[str, str], results: Path) -> dict[Path, dict[str, Any]]:
+        """The contents of a point's result files, in a folder of results.
+
+        Raises:
+            ValueError: If one is the result of another configuration.
+        """
+        files = sorted((results / self.folder(point)).glob("seed-*.json"))
+        return {file: self.result(file, point) for file in files}
+
+    def result(self, file: Path, point: dict[str, str]) -> dict[str, Any]:
+        """The content of a point's result file, ``seed-NUMBER.json``.
+
+        Raises:
+            ValueError: If it is the result of another configuration.
+        """
+        content = read_json(file)
+        seed = int(file.stem.removeprefix("seed-"))
+        if content.get("config") != self.experiment(point, seed, "").config():
+            raise ValueError(
+                f"'{file}' is the result of another configuration, {content.get('config')}; "
+                f"results are never overwritten: give the changed configuration another name"
+            )
+        return content
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Has a folder to itself, and gives the lock's file descriptor, for the process that trains
+    there: it may outlive this one.
+
+    Raises:
+        RuntimeError: If another process has it.
+    """
+    import fcntl  # Windows has none, and imports this file to draw tables
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"left out, since another run.py is training it in '{folder}'; when that has "
+                f"finished, the same command goes on from here"
+            ) from error
+        yield file.fileno()
+
 
 def run_one(
     config: Config, point: dict[str, str], seed: int, root: str, results: Path, work: Path,
@@ -123,43 +170,47 @@ def run_one(
     """Trains once, in a process of its own, or reads the result that is there."""
     name = config.folder(point) / f"seed-{seed}"
     file = results / f"{name}.json"
-    experiment = config.experiment(point, seed, root)
-    if file.exists():
-        content = read_json(file)
-        if content["config"] != experiment.config():
-            raise ValueError(
-                f"'{file}' is the result of another configuration, {content['config']}; results "
-                f"are never overwritten: give the changed configuration another name"
-            )
-        return content
+    if not file.exists():
+        with locked(work / name) as lock:
+            result = train(config.experiment(point, seed, root), work / name, threads, lock)
+            if not file.exists():  # another may have trained it in another folder
+                keep(result, config, work / name, file)
+    return config.result(file, point)
+
+
+def train(experiment: Experiment, folder: Path, threads: int, lock: int) -> dict[str, Any]:
+    """Trains in a process of its own, and returns the result with the most memory that it held."""
+    memory = folder / "peak_memory_bytes"
     command = [
-        sys.executable, "-m", "pyg_mmrec", "train", "--model", experiment.model,
-        "--dataset", experiment.dataset, "--root", root, "--method", experiment.method,
-        "--preset", experiment.preset, "--seed", str(seed), "--out", str(work / name),
-        "--resume", "--quiet",
+        sys.executable, str(HERE / "clock.py"), str(memory), "pyg_mmrec", "train",
+        "--model", experiment.model, "--dataset", experiment.dataset, "--root", experiment.root,
+        "--method", experiment.method, "--preset", experiment.preset,
+        "--seed", str(experiment.seed), "--out", str(folder), "--resume", "--quiet",
     ]  # fmt: skip
     if experiment.options:
         command += ["--set", *(f"{key}={value}" for key, value in experiment.options.items())]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    finished = (work / name / "result.json").exists()
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        errors.seek(0)
-        if process.returncode != 0:
-            raise RuntimeError((errors.read().strip().splitlines() or ["it was killed"])[-1])
-    result = read_json(work / name / "result.json")
-    if not finished:
-        result["peak_memory_bytes"] = usage.ru_maxrss * 1024
-    metric = config.metric(root)
+    finished = (folder / "result.json").exists()
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        pass_fds=[lock],
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["it was killed"])[-1])
+    result = read_json(folder / "result.json")
+    if not finished and memory.exists():
+        result["peak_memory_bytes"] = int(memory.read_text())
+    return result
+
+
+def keep(result: dict[str, Any], config: Config, folder: Path, file: Path) -> None:
+    """Writes a result file, and beside it some metrics of every user."""
+    metric = config.metric()
     result["history"] = {
         "epochs": len(result["history"]),
         f"validation {metric}": [epoch["validation"][metric] for epoch in result["history"]],
     }
-    of_users = work / name / "users.safetensors"
+    of_users = folder / "users.safetensors"
     if of_users.exists():
         values = load_file(of_users)
         published = config.content.get("published") or []
@@ -167,7 +218,6 @@ def run_one(
         kept = {key: values[key].half() for key in sorted(names)}
         save_tensors(file.with_suffix(".safetensors"), {"user": values["user"].int(), **kept})
     write_json(file, result)
-    return result
 
 
 def run(
@@ -236,8 +286,13 @@ def main() -> int:
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name} needs to be a positive integer")
+    paths = list({path.resolve(): path for path in arguments.configs}.values())
+    stems = [path.stem for path in paths]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            parser.error(f"two configurations are called '{stem}', and so would be their results")
     try:
-        configs = [Config.read(path) for path in arguments.configs]
+        configs = [Config.read(path) for path in paths]
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     try:

@@ -5,8 +5,9 @@
 The space is the configuration's ``grid``: all of it (``--sampler grid``), or points drawn at random
 or by the tree-structured Parzen estimator; a point drawn again is not trained again. Trials that
 fall behind the median of the others at the same epoch are given up (``--prune``). Everything is
-kept in a file, so that the same command goes on after an interrupt. The report names the best point
-on validation, and how much picking on test, as public toolboxes do, would have added.
+kept in a file, so that the same command goes on after an interrupt, drawing anew; a file holds one
+search of a configuration, with one sampler and seed. The report names the best point on validation,
+and how much picking on test, as public toolboxes do, would have added.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from run import HERE, Config
 from pyg_mmrec.experiment import format_table
 from pyg_mmrec.options import option_text
 from pyg_mmrec.training import tune_process
+from pyg_mmrec.transforms.seeding import seed_of
 
 SAMPLERS = ("grid", "random", "tpe")
 
@@ -35,12 +37,11 @@ def space(config: Config) -> dict[str, list[str]]:
 def make_study(
     config: Config, sampler: str, storage: Path, seed: int, prune: int | None
 ) -> optuna.Study:
-    """The search of a configuration, new or as far as it has come."""
-    samplers: dict[str, optuna.samplers.BaseSampler] = {
-        "grid": optuna.samplers.RandomSampler(seed=seed),  # its points wait in line, see below
-        "random": optuna.samplers.RandomSampler(seed=seed),
-        "tpe": optuna.samplers.TPESampler(seed=seed),
-    }
+    """The search of a configuration, new or as far as it has come.
+
+    Raises:
+        ValueError: If the file holds one of other options, another sampler or another seed.
+    """
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if prune is not None:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=prune)
@@ -49,11 +50,18 @@ def make_study(
     study = optuna.create_study(
         study_name=config.path.stem,
         storage=optuna.storages.JournalStorage(backend),
-        sampler=samplers[sampler],
         pruner=pruner,
         direction="maximize",
         load_if_exists=True,
     )
+    _check_identity(config, study, sampler, storage, seed)
+    drawn = seed_of(f"after {len(study.trials)} trials", seed)  # not those that were drawn before
+    samplers: dict[str, optuna.samplers.BaseSampler] = {
+        "grid": optuna.samplers.RandomSampler(seed=drawn),  # its points wait in line, see below
+        "random": optuna.samplers.RandomSampler(seed=drawn),
+        "tpe": optuna.samplers.TPESampler(seed=drawn),
+    }
+    study.sampler = samplers[sampler]
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # was interrupted
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params)
@@ -62,20 +70,54 @@ def make_study(
     return study
 
 
+def _check_identity(
+    config: Config, study: optuna.Study, sampler: str, storage: Path, seed: int
+) -> None:
+    """Notes what is searched, or compares it with what the file notes."""
+    ours = {**config.experiment({}, seed, "").config(), "grid": space(config), "sampler": sampler}
+    if not study.trials:
+        study.set_user_attr("identity", ours)
+    theirs = study.user_attrs.get("identity", {})
+    changed = [
+        f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+        for name in {**ours, **theirs}
+        if theirs.get(name) != ours.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"'{storage}' holds another search of '{config.path.stem}' ({'; '.join(changed)}): "
+            f"give this one another file by --storage"
+        )
+
+
 def search(config: Config, study: optuna.Study, root: str, trials: int, seed: int) -> None:
-    """Runs trials until there are so many, finished or given up."""
+    """Runs trials until there are so many, finished or given up.
+
+    Args:
+        config (Config): The configuration.
+        study (optuna.Study): Its search.
+        root (str): Folder of the data set folders.
+        trials (int): Number of trials, with those that draw a point again.
+        seed (int): Seed of the runs.
+    """
     grid = space(config)
     metric = config.metric()
     data = config.experiment({}, seed, root).load() if not _depends_on_data(grid) else None
+    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
     def objective(trial: optuna.Trial) -> float:
         point = {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
 
-        for other in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
-            if other.params == point:
-                for name, value in other.user_attrs.items():
-                    trial.set_user_attr(name, value)
-                return float(other.value or 0.0)
+        for other in study.get_trials(states=done):
+            if other.params != point:
+                continue
+            if other.state == optuna.trial.TrialState.PRUNED:
+                for epoch, value in other.intermediate_values.items():
+                    trial.report(value, epoch)
+                raise optuna.TrialPruned
+            for name, value in other.user_attrs.items():
+                trial.set_user_attr(name, value)
+            return float(other.value or 0.0)
 
         def report(epoch: int, record: dict[str, Any]) -> None:
             trial.report(record["validation"][metric], epoch)
@@ -89,7 +131,6 @@ def search(config: Config, study: optuna.Study, root: str, trials: int, seed: in
         trial.set_user_attr("best_epoch", result["best_epoch"])
         return float(result["metrics"]["validation"][metric])
 
-    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     left = trials - len(study.get_trials(states=done))
     if left > 0:
         study.optimize(
@@ -165,8 +206,8 @@ def main() -> int:
     tune_process()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = arguments.storage or HERE / "work" / f"{config.path.stem}.journal"
-    study = make_study(config, arguments.sampler, storage, arguments.seed, arguments.prune)
     try:
+        study = make_study(config, arguments.sampler, storage, arguments.seed, arguments.prune)
         search(config, study, arguments.root, trials, arguments.seed)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

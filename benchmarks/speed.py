@@ -42,7 +42,11 @@ from pyg_mmrec.nn.objectives import Objective
 from pyg_mmrec.training import Trainer, tune_process
 
 RUNS = ["LightGCN:none", "FREEDOM:none", "FREEDOM:dvib-c", "FREEDOM:dvib-a"]
-PARTS = ["sampling", "graph", "project", "propagate", "loss", "method", "backward", "optimizer"]
+COMMON = ("LightGCN:none", "FREEDOM:none", "LATTICE:none")
+PARTS = [
+    "sampling", "graph", "project", "propagate", "loss", "method", "backward", "optimizer",
+    "second stage",
+]  # fmt: skip
 
 
 # Data --------------------------------------------------------------------------------------------
@@ -102,27 +106,36 @@ class Ours:
                 trainer.sampler.epoch(trainer.options.batch_size, trainer.generators["sampler"])
             )
         clock.seconds["sampling"] *= steps / self.steps
-        sampling = self.backbone.graph_sampling
+        sampling, generator = self.backbone.graph_sampling, trainer.generators["graph"]
         graph = trainer.graph
         for step, batch in enumerate(batches[:steps]):
-            if sampling == "step" or sampling == "epoch" and step == 0:
-                with clock.part("graph"):
-                    graph = self.backbone.sample_graph(
-                        trainer.graph, 0, trainer.generators["graph"]
-                    )
-                if sampling == "epoch":
-                    clock.seconds["graph"] *= steps / self.steps
-            elif sampling == "epoch" and step == 1:
-                graph = graph.detach()
-            self._step(graph, batch, clock)
+            draws = sampling == "step" or sampling == "epoch" and step == 0
+            before, drawn = generator.get_state(), []
+            for scale in self.objective.gradient_scales(step):
+                if draws:
+                    if sampling == "epoch":  # the same draw, with the present weights
+                        generator.set_state(before)
+                    with clock.part("graph"):
+                        graph = self.backbone.sample_graph(trainer.graph, 0, generator)
+                    drawn.append(graph)
+                self._step(graph, batch, scale, clock)
+            with clock.part("second stage"):
+                second = self.objective.second_stage(graph, batch)
+                if second:
+                    trainer._step("second_adam", second)
+            if sampling == "epoch" and draws:
+                clock.seconds["graph"] *= steps / self.steps
+                graph = drawn[0].detach()
         return {name: value / steps for name, value in clock.seconds.items()}
 
-    def _step(self, graph: Any, batch: Triplets, clock: Clock) -> None:
-        """What the objective and the trainer do, part by part."""
+    def _step(self, graph: Any, batch: Triplets, scale: float, clock: Clock) -> None:
+        """What the objective and the trainer do for one factor of the gradient, part by part."""
         backbone, methods = self.backbone, list(self.objective.methods)
+        clean_weight = 1.0
         with clock.part("method"):
             for method in methods:
                 graph = method.refine(backbone, graph)  # type: ignore[operator]
+                clean_weight *= method.clean_weight  # type: ignore[operator]
         few = self.objective._reads_fewer_rows(batch)
         rows = batch.rows if few else EVERY_ROW
         with clock.part("project"):
@@ -134,13 +147,15 @@ class Ours:
             batch = GatheredTriplets.of(batch)
         with clock.part("loss"):
             clean = backbone.loss(stages, batch)
-            total = torch.stack(list(clean.values())).sum()
+            terms = list(clean.values())
+            if clean_weight != 1:
+                terms = [clean_weight * value for value in terms] if clean_weight != 0 else []
         with clock.part("method"):
             for method in methods:
-                terms = method.terms(backbone, graph, stages, batch, clean)  # type: ignore[operator]
-                total = total + sum(terms.values())
+                more = method.terms(backbone, graph, stages, batch, clean)  # type: ignore[operator]
+                terms += more.values()
         with clock.part("backward"):
-            total.backward()
+            (scale * torch.stack(terms).sum()).backward()
         with clock.part("optimizer"):
             self.trainer.optimizers["adam"].step()
             self.trainer._zero_grad()
@@ -264,7 +279,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=30, help="steps of a breakdown")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a turn, the first unread")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--no-common", action="store_true", help="without the common way")
+    parser.add_argument(
+        "--no-common", action="store_true", help="without the common way, which is on the CPU"
+    )
     parser.add_argument("--no-memory", action="store_true", help="without peak memory")
     parser.add_argument("--peak", metavar="MODEL:METHOD", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, metavar="FILE", help="everything, as JSON")
@@ -278,6 +295,12 @@ def main() -> None:
     tune_process()
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # of the common way's matrices
     names = [arguments.peak.removesuffix(" (common)")] if arguments.peak else arguments.runs
+    beside = [] if arguments.no_common or arguments.peak else [n for n in names if n in COMMON]
+    if beside and arguments.device != "cpu":
+        parser.error(
+            f"'--device' needs to be cpu beside the common way (got {arguments.device}): add "
+            f"--no-common"
+        )
     try:
         experiments = make_experiments(
             names, arguments.dataset, arguments.root, arguments.set, arguments.device
@@ -294,11 +317,7 @@ def main() -> None:
             Common(ours[names[0]].trainer, data).epoch(0)
         print(memory()[1] / 2**20)
         return
-    common = {
-        name: Common(ours[name].trainer, data)
-        for name in names
-        if not arguments.no_common and name in ("LightGCN:none", "FREEDOM:none", "LATTICE:none")
-    }
+    common = {name: Common(ours[name].trainer, data) for name in beside}
     rates = machine(torch.device(arguments.device))
 
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in ours}

@@ -4,10 +4,15 @@
 
 One row per configuration and metric: mean ± standard deviation over the seeds; what is published,
 and how far ours is from it; and, where a configuration without a method is given too for the same
-data, backbone and preset, the improvement on it, with the average over the backbones below. Its
-p-values compare the two user by user, every user's metric averaged over the seeds, by a paired
-t-test and by a paired bootstrap, corrected for the number of comparisons in the table (Holm).
-What is equal in all rows stands above the table; ``--wide`` gives each metric a column.
+data, backbone and preset, the improvement on it, with the average over the backbones below.
+
+Its p-values are corrected for the number of comparisons in the table (Holm). ``p (users)`` is a
+paired t-test over users, every user's metric averaged over the seeds, ``p (users, bootstrap)`` a
+paired bootstrap: they say what other users would have made of these runs, and do not see the spread
+of seeds. ``p (users and seeds)`` sees both, other users and other seeds, and is empty where either
+configuration has run only once.
+What is equal in all rows stands above the table; ``--wide`` gives each metric a column, with stars
+for ``p (users and seeds)``.
 """
 
 from __future__ import annotations
@@ -25,14 +30,13 @@ import numpy as np
 import numpy.typing as npt
 from run import HERE, Config
 from safetensors.numpy import load_file
-from scipy.stats import ttest_1samp
+from scipy.stats import t
 
 from pyg_mmrec.experiment import format_table, mean_and_std
-from pyg_mmrec.training.checkpoint import read_json
 
 HEADER = [
     "data", "model", "method", "preset", "options", "seeds", "metric", "ours", "published",
-    "ours is", "improvement", "p (t-test)", "p (bootstrap)",
+    "ours is", "improvement", "p (users)", "p (users, bootstrap)", "p (users and seeds)",
 ]  # fmt: skip
 METRICS = ["recall@20", "ndcg@20"]
 
@@ -59,17 +63,21 @@ class Result:
 
     @classmethod
     def read(cls, config: Config, results: Path) -> Result:
-        """Reads a configuration's result files."""
+        """Reads a configuration's result files.
+
+        Raises:
+            ValueError: If one is the result of another configuration.
+        """
         best, found = -np.inf, cls(config)
         for point in config.points():
-            files = sorted(results.glob(f"{config.folder(point)}/seed-*.json"))
-            if not files:
+            runs = config.results(point, results)
+            if not runs:
                 continue
             found.searched += 1
-            value = read_json(files[0])["metrics"]["validation"][config.metric()]
+            value = next(iter(runs.values()))["metrics"]["validation"][config.metric()]
             if value > best:  # ties: the first
-                best, found.point, found.files = value, point, files
-        found.runs = [read_json(file) for file in found.files]
+                best, found.point = value, point
+                found.files, found.runs = list(runs), list(runs.values())
         return found
 
     @property
@@ -105,32 +113,78 @@ class Result:
                 raise ValueError(f"there is no metric '{metric}'; there are {', '.join(known)}")
         return [run["metrics"]["test"][metric] for run in self.runs]
 
-    def users(self, metric: str) -> dict[int, float]:
-        """A test metric of every user, the mean over the runs; of none if a run lacks them."""
+    def users(self, metric: str) -> tuple[npt.NDArray[np.int32], _Array] | None:
+        """Test users ``[users]`` and a metric of theirs in every run ``[runs, users]``; None if a
+        run lacks it.
+
+        Raises:
+            ValueError: If the runs have other test users.
+        """
         paths = [file.with_suffix(".safetensors") for file in self.files]
         if not paths or not all(path.exists() for path in paths):
-            return {}
+            return None
         contents = [load_file(path) for path in paths]
         if not all(metric in content for content in contents):
-            return {}
-        if not all(np.array_equal(c["user"], contents[0]["user"]) for c in contents):
+            return None
+        ids = contents[0]["user"]
+        if not all(np.array_equal(content["user"], ids) for content in contents):
             raise ValueError(f"the runs of '{self.config.path.stem}' have other test users")
-        mean = np.mean([content[metric].astype(np.float64) for content in contents], axis=0)
-        return dict(zip(contents[0]["user"].tolist(), mean.tolist(), strict=True))
+        return ids, np.stack([content[metric].astype(np.float64) for content in contents])
+
+
+def compare(ours: _Array, other: _Array) -> tuple[float, float | None]:
+    r"""Two-sided p-values of the difference in the mean of a metric of the same users.
+
+    With :math:`d_u` the difference of user :math:`u`'s means over the runs, the first is the paired
+    t-test over users, of variance :math:`\mathrm{var}(d) / U`. The second adds
+    :math:`s^2 (1/n_1 + 1/n_2)`, where :math:`s^2` is the variance of a run's mean, pooled over both
+    sides, with the degrees of freedom of Satterthwaite. It takes all runs for independent, also
+    those of the same seed, and counts what is random in a user and a run in both summands: where it
+    errs, it is rather for a larger p. (Resampling the runs instead would see only the share
+    :math:`(n - 1) / n` of their variance: with two seeds, half.)
+
+    Args:
+        ours (numpy.ndarray): A metric ``[runs, users]``.
+        other (numpy.ndarray): The same metric in other runs, ``[other_runs, users]``.
+
+    Returns:
+        tuple: The p-values over users, and over users and seeds; the second is None where either
+        side is a single run.
+    """
+    difference = ours.mean(0) - other.mean(0)
+    mean, num_users = float(difference.mean()), difference.size
+    of_users = (float(difference.var(ddof=1)) / num_users, num_users - 1)
+    p_of_users = p_value(mean, of_users)
+    if min(len(ours), len(other)) < 2:
+        return p_of_users, None
+    freedom = len(ours) + len(other) - 2
+    squares = sum(len(x) * float(x.mean(1).var()) for x in (ours, other))
+    of_runs = (squares / freedom * (1 / len(ours) + 1 / len(other)), freedom)
+    return p_of_users, p_value(mean, of_users, of_runs)
 
 
 def bootstrap(difference: _Array, samples: int = 10_000) -> float:
     """Two-sided p-value of a mean of paired differences, by resampling them around 0."""
-    generator = np.random.default_rng(0)
-    centred = difference - difference.mean()
-    at_least = 0
+    generator, size = np.random.default_rng(0), difference.size
+    centred, at_least = difference - difference.mean(), 0
     for _ in range(samples // 1000):
-        weights = generator.multinomial(
-            difference.size, [1 / difference.size] * difference.size, 1000
-        )
-        means = weights @ centred / difference.size
+        means = generator.multinomial(size, [1 / size] * size, 1000) @ centred / size
         at_least += int((np.abs(means) >= abs(difference.mean())).sum())
     return (at_least + 1) / (samples + 1)
+
+
+def p_value(mean: float, *variances: tuple[float, int]) -> float:
+    """Two-sided p-value of a mean, by Student's t.
+
+    Args:
+        mean (float): The mean.
+        *variances (tuple[float, int]): Parts of its variance, each with its degrees of freedom.
+    """
+    total = sum(variance for variance, _ in variances)
+    if mean == 0 or total == 0:
+        return float(mean == 0)
+    freedom = total**2 / sum(variance**2 / degrees for variance, degrees in variances)
+    return float(2 * t.sf(abs(mean) / total**0.5, freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -155,7 +209,7 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
                     f"grids only: give one of them, to say what improvements are measured against"
                 )
     rows: list[list[str]] = []
-    compared: list[tuple[list[str], float, float]] = []
+    compared: list[tuple[list[str], tuple[float | None, ...]]] = []
     gains: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for result in results:
         content = result.config.content
@@ -163,7 +217,7 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
         text = ", ".join(f"{name.split('.', 1)[1]} {value}" for name, value in options.items())
         first = [result.group[0], result.group[1], result.method, result.group[2], text]
         if not result.runs:
-            rows.append([*first, "0", "", "not run", "", "", "", "", ""])
+            rows.append([*first, "0", "", "not run", "", "", "", "", "", ""])
             continue
         count = str(len(result.runs))
         if len(result.runs) < result.config.seeds:
@@ -182,44 +236,45 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
                         f"{entry[metric]:.4f} ({entry['source']})",
                         f"{100 * (mean / entry[metric] - 1):+.1f} %",
                     ]
-                row = [*first, count, metric, ours, *beside, "", "", ""]
+                row = [*first, count, metric, ours, *beside, "", "", "", ""]
                 rows.append(row)
                 base = plain.get(result.group)
                 if place > 0 or base is result:
                     continue
                 if base is None:
-                    row[-3] = "" if result.method == "none" else "nothing to compare with"
+                    row[-4] = "" if result.method == "none" else "nothing to compare with"
                     continue
                 without_method, _ = mean_and_std(base.values(metric))
                 if without_method == 0:
                     continue
                 gain = mean / without_method - 1
-                row[-3] = f"{100 * gain:+.2f} %"
+                row[-4] = f"{100 * gain:+.2f} %"
                 models = gains.setdefault((result.group[0], metric, result.method), {})
                 models.setdefault(result.group[1], []).append(gain)
                 with_method, without = result.users(metric), base.users(metric)
-                if with_method and with_method.keys() == without.keys():
-                    difference = np.array([with_method[user] - without[user] for user in without])
-                    if np.any(difference):
-                        p = float(ttest_1samp(difference, 0.0).pvalue)
-                        compared.append((row, p, bootstrap(difference)))
-    for column, place in ((-2, 1), (-1, 2)):
-        corrected = holm([entry[place] for entry in compared])  # type: ignore[misc]
-        for (row, *_), p in zip(compared, corrected, strict=True):
+                if with_method and without and np.array_equal(with_method[0], without[0]):
+                    p_of_users, p = compare(with_method[1], without[1])
+                    resampled = bootstrap(with_method[1].mean(0) - without[1].mean(0))
+                    compared.append((row, (p_of_users, resampled, p)))
+    for column in (-3, -2, -1):
+        family = [(row, p[column]) for row, p in compared if p[column] is not None]
+        for (row, _), p in zip(family, holm([p for _, p in family]), strict=True):
             row[column] = f"{p:.2g}"
     for (dataset, metric, method), models in gains.items():
         if len(models) > 1:
             means = [sum(values) / len(values) for values in models.values()]
             average = f"{100 * sum(means) / len(means):+.2f} %"
             name = f"average over {len(models)} models"
-            rows.append([dataset, name, method, "", "", "", metric, "", "", "", average, "", ""])
+            rows.append(
+                [dataset, name, method, "", "", "", metric, "", "", "", average, "", "", ""]
+            )
     return rows
 
 
 def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table with a column per metric. It holds ours, and in brackets the
-    improvement, with one star for p < 0.05 and two for p < 0.01 by the t-test; below, in a row per
-    source, what is published, and in brackets how far ours is from it.
+    improvement, with one star for p < 0.05 and two for p < 0.01 over users and seeds; below, in a
+    row per source, what is published, and in brackets how far ours is from it.
     """
     first, options, seeds = HEADER.index("metric"), HEADER.index("options"), HEADER.index("seeds")
     blocks: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}  # by source, "" is ours
@@ -231,7 +286,7 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
                 f"two configurations agree in {HEADER[:first]} ({', '.join(row[:first])}): a wide "
                 f"table cannot tell them apart"
             )
-        p = float(cell["p (t-test)"] or 1)
+        p = float(cell["p (users and seeds)"] or 1)
         gain = cell["improvement"] + ("**" if p < 0.01 else "*" if p < 0.05 else "")
         ours = [cell["ours"]] * bool(cell["ours"]) + [f"({gain})"] * bool(gain)
         sources[""].setdefault(cell["metric"], " ".join(ours))
@@ -319,7 +374,8 @@ def main() -> None:
     parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
     parser.add_argument(
         "--wide", action="store_true",
-        help="a column per metric: ours, and the improvement with * for p < 0.05, ** for p < 0.01",
+        help="a column per metric: ours, and the improvement with * for p < 0.05, ** for p < 0.01 "
+        "over users and seeds",
     )  # fmt: skip
     arguments = parser.parse_args()
     try:

@@ -10,6 +10,7 @@ import sys
 
 import torch
 
+from pyg_mmrec.cli import parse_settings
 from pyg_mmrec.experiment import Experiment, format_table, mean_and_std
 from pyg_mmrec.training import tune_process
 
@@ -33,17 +34,20 @@ def main() -> int:
     parser.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="SECTION.OPTION=VALUE",
         help="options for all three, e.g. model.reg_weight=0 train.epochs=50",
     )
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"'--seeds' needs to be a positive integer (got {arguments.seeds})")
     tune_process()
     options = dict(PLANTED_OPTIONS) if arguments.dataset.startswith("planted") else {}
-    options.update(text.partition("=")[::2] for text in arguments.set)
 
     rows = []
     try:
+        options.update(parse_settings(arguments.set))
         for label, method in METHODS.items():
             results = []
             for seed in range(arguments.seeds):
@@ -64,7 +68,7 @@ def main() -> int:
                 + [f"{mean_and_std([test[key] for test in tests])[0]:.4f}" for key in COLUMNS]
                 + [f"{mean_and_std([s['train'] + s['validation'] for s in seconds])[0]:.3f}"]
             )
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(

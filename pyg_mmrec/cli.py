@@ -59,18 +59,25 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """What ``--set`` was given, by name.
+
+    Raises:
+        ValueError: If a setting is no ``SECTION.OPTION=VALUE``.
+    """
+    for text in settings:
+        if "=" not in text:
+            raise ValueError(f"'--set' takes SECTION.OPTION=VALUE (got '{text}')")
+    return dict(text.split("=", 1) for text in settings)
+
+
 def train(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs ``pyg-mmrec train``."""
     if arguments.resume and arguments.out is None:
         raise ValueError("'--resume' needs '--out', the folder of the run to go on with")
     if arguments.seeds is not None and arguments.seeds < 1:
         raise ValueError(f"'--seeds' needs to be a positive integer (got {arguments.seeds})")
-    options = {}
-    for text in arguments.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"'--set' takes SECTION.OPTION=VALUE (got '{text}')")
-        options[name] = value
+    options = parse_settings(arguments.set)
     many = arguments.seeds is not None
     results = []
     for seed in range(arguments.seeds) if many else [arguments.seed]:
@@ -134,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tune_process()
     try:
         results = train(arguments)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"pyg-mmrec: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
-from pyg_mmrec.data import MultimodalDataset, PlantedDataset, statistics
+from pyg_mmrec.data import MultimodalDataset, PlantedDataset, fingerprints, statistics
 from pyg_mmrec.nn import objectives
 from pyg_mmrec.nn.backbones import BACKBONES, Backbone
 from pyg_mmrec.nn.objectives import Method, Objective
@@ -107,12 +108,18 @@ class Experiment:
     def __post_init__(self) -> None:
         choose("preset", self.preset, dict.fromkeys(PRESETS))
         self.options = {name: option_text(value) for name, value in self.options.items()}
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        try:
+            on_cuda = torch.device(self.device).type == "cuda"
+        except RuntimeError as error:
+            raise ValueError(
+                f"there is no device '{self.device}'; there are cpu, cuda, …"
+            ) from error
+        if on_cuda and not torch.cuda.is_available():
             raise ValueError(f"'device' is '{self.device}', but there is no CUDA device here")
         self.backbone_class: type[Backbone] = choose("model", self.model, BACKBONES)
         self.methods = self._methods()
         dataset_class = PlantedDataset if self.dataset in PLANTED else MultimodalDataset
-        data_hidden = ("root", "name", "size", "transform", "pre_transform", "columns")
+        data_hidden = ("root", "name", "size", "transform", "pre_transform")
         known: dict[str, dict[str, Any]] = {
             "model": {
                 name: kind
@@ -243,7 +250,7 @@ class Experiment:
             resume (bool, optional): Goes on with the folder's interrupted run, or returns its
                 result if it is finished. (default: :obj:`False`)
             progress (bool, optional): Shows a progress bar. (default: :obj:`True`)
-            data (HeteroData, optional): The data, if they are loaded already.
+            data (HeteroData, optional): What :meth:`load` returned, if it was called already.
             callback (Callable, optional): As of :meth:`~pyg_mmrec.training.Trainer.fit`.
 
         Returns:
@@ -251,30 +258,39 @@ class Experiment:
             ``best_epoch``, ``seconds_per_epoch``, ``metrics``.
 
         Raises:
-            ValueError: If the folder holds a run and ``resume`` is false, or another run's result.
-            FileNotFoundError: If the data are not there.
+            ValueError: If the folder holds a run and ``resume`` is false, or another run's result;
+                or if ``start_from`` holds other weights or learned from other splits.
+            OSError: If the data are not there, or the folder cannot be written to.
             FloatingPointError: If the loss becomes NaN or infinite.
         """
         folder = Path(out) if out is not None else None
+        if folder is not None and not resume:
+            self._check_free(folder)
+        data = self.load() if data is None else data
+        # What only the end needs is made now: nothing that is wrong is found after hours.
+        described = {**statistics(data), "fingerprints": fingerprints(data)}
         if folder is not None:
-            finished = self._finished(folder, resume)
+            finished = self._finished(folder, described["fingerprints"])
             if finished is not None:
                 return finished
-        data = self.load() if data is None else data
+            folder.mkdir(parents=True, exist_ok=True)
         seed_everything(self.seed)
         objective = self.objective(data)
+        if next(objective.parameters(), None) is None:  # then the data tell where
+            data = copy.copy(data).to(self.device)
         identity = {}
         if self.start_from is not None:
-            identity["start_from"] = str(self._start(objective.backbone))
+            start = self._start(objective.backbone, described["fingerprints"])
+            identity["start_from"] = str(start)
         options = self.training_options()
         trainer = Trainer(objective, data, options, folder, progress, identity)
-        history = trainer.fit(resume, callback)
         ranking = trainer.ranking("test")
+        history = trainer.fit(resume, callback)
         test, of_users = ranking(trainer.scorer(), per_user=True)
         result = {
             "config": self.config(),
-            "versions": versions(),
-            "data": statistics(data),
+            "versions": versions(self.device),
+            "data": described,
             "history": history.epochs,
             "best_epoch": history.best_epoch,
             "seconds_per_epoch": history.seconds_per_epoch(),
@@ -289,41 +305,57 @@ class Experiment:
             if learned:  # such as GIB's mask, which ranking needs
                 save_tensors(folder / "methods.safetensors", learned)
             save_tensors(folder / "users.safetensors", {"user": ranking.users, **of_users})
-            write_json(folder / "result.json", result)  # last: it says that the run is finished
+            write_json(folder / "result.json", result)  # it says that the run is finished
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         return result
 
-    def _start(self, backbone: Backbone) -> Path:
+    def _start(self, backbone: Backbone, ours: dict[str, str]) -> Path:
         """Loads the weights of another run, with several seeds that of the same seed."""
         folder = Path(self.start_from or "")
         own = folder / f"seed-{self.seed}"
         folder = own if own.is_dir() else folder
         if (folder / "result.json").exists():
-            model = read_json(folder / "result.json")["config"]["model"]
+            result = read_json(folder / "result.json")
+            model, theirs = result["config"]["model"], result["data"].get("fingerprints", {})
             if model != self.model:
                 raise ValueError(f"'{folder}' holds the weights of {model}, not of {self.model}")
+            if any(theirs.get(name) != ours[name] for name in ours if name.endswith("pairs")):
+                raise ValueError(
+                    f"'{folder}' learned from other splits than these, so its weights may know "
+                    f"what is held out here"
+                )
         load_weights(backbone, folder / "weights.safetensors")
         return folder
 
-    def _finished(self, folder: Path, resume: bool) -> dict[str, Any] | None:
-        result, checkpoint = folder / "result.json", folder / "checkpoint.safetensors"
-        if not resume:
-            for file in (result, checkpoint):
-                if file.exists():
-                    raise ValueError(
-                        f"'{folder}' holds a run already ('{file.name}'): resume it, or choose "
-                        f"another folder"
-                    )
+    @staticmethod
+    def _check_free(folder: Path) -> None:
+        for name in ("result.json", "checkpoint.safetensors"):
+            if (folder / name).exists():
+                raise ValueError(
+                    f"'{folder}' holds a run already ('{name}'): resume it, or choose another "
+                    f"folder"
+                )
+
+    def _finished(self, folder: Path, fingerprints: dict[str, str]) -> dict[str, Any] | None:
+        """The folder's result if there is one."""
+        path = folder / "result.json"
+        if not path.exists():
             return None
-        if not result.exists():
-            return None
-        content = read_json(result)
-        if content.get("config") != self.config():
-            raise ValueError(f"'{result}' is the result of another run: {content.get('config')}")
-        return content
+        result = read_json(path)
+        theirs = {**result["config"], **result["data"].get("fingerprints", fingerprints)}
+        ours = {**self.config(), **fingerprints}
+        changed = [
+            f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
+            for name in {**ours, **theirs}
+            if theirs.get(name) != ours.get(name)
+        ]
+        if changed:
+            raise ValueError(f"'{path}' is the result of another run ({'; '.join(changed)})")
+        return result
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes."""
+def versions(device: str = "cpu") -> dict[str, str]:
+    """Versions of what computes, and the device."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in ("pyg-mmrec", "torch", "torch-geometric", "numpy", "faiss-cpu", "torch-sparse"):
         try:
@@ -331,6 +363,7 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     found["threads"] = str(torch.get_num_threads())
+    found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return found
 
 

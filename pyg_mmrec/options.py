@@ -83,7 +83,8 @@ def _parse(text: str, kind: Any) -> Any:
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         pairs = [part.split(":", 1) for part in _split(text)]
         if all(len(pair) == 2 for pair in pairs):
-            return {key.strip(): _parse(value.strip(), arguments[1]) for key, value in pairs}
+            kind = arguments[1]
+            return {key.strip(): parse_option(key, value, kind) for key, value in pairs}
     elif isinstance(origin, type) and issubclass(origin, Sequence):
         return [_parse(part, arguments[0]) for part in _split(text)]
     else:
@@ -104,5 +105,6 @@ def _describe(kind: Any) -> str:
         return words[kind]
     origin = typing.get_origin(kind) or kind
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "names with numbers like a:0.1,b:0.9"
+        number = float in typing.get_args(kind)
+        return f"names with {'numbers like a:0.1,b:0.9' if number else 'values like a:x,b:y'}"
     return "values like a,b"

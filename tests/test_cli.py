@@ -208,7 +208,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
         ),
         (
             ["--model", "VBPR", "--method", "ibmrec", "--set", "method.gib.weight=1"],
-            "there is no option 'method.gib.weight'; there are method.modalities, method.temp",
+            "there is no option 'method.gib.weight'; there are method.modalities, method.normalize",
         ),
         (["--model", "VBPR", "--method", "fib+ibmrec"], "each method goes in once"),
         (["--model", "VBPR", "--method", "dvib-a+dvib-c"], "in one form (got dvib-a+dvib-c)"),
@@ -225,6 +225,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
         (["--model", "LightGCN", "--seeds", "0"], "'--seeds' needs to be a positive integer"),
         (["--model", "FREEDOM", "--set", "model.modalities=smell"], "smell"),
         (["--model", "MostPop", "--method", "dvib-c"], "MostPop declares none"),
+        (["--model", "LightGCN", "--device", "gpu"], "there is no device 'gpu'"),
+        (["--model", "MostPop", "--out", __file__], "File exists"),
     ],
 )
 def test_mistakes_get_one_line_and_no_traceback(arguments, message, capsys):
@@ -232,6 +234,41 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith("pyg-mmrec: error: ") and error.count("\n") == 1
     assert message in error
+
+
+def test_an_unusable_folder_is_found_before_training(monkeypatch):
+    monkeypatch.setattr(Trainer, "fit", lambda *args: pytest.fail("it trained"))
+    with pytest.raises(OSError, match="File exists"):
+        Experiment("LightGCN", "planted-tiny").run(__file__, progress=False)
+
+
+def test_a_start_that_may_know_what_is_held_out_is_refused(tmp_path, capsys):
+    common = [*TINY, "--model", "BPRMF", "--set", "train.epochs=1"]
+    assert main([*common, "data.seed=1", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main([*common, "data.seed=2", "--start-from", str(tmp_path)]) == 2
+    assert "learned from other splits than these" in capsys.readouterr().err
+    assert main([*common, "data.seed=1", "--seed", "3", "--start-from", str(tmp_path)]) == 0
+
+
+def write_folder(root, item):
+    (root / "toy").mkdir(parents=True)
+    rows = [f"{u}\t{(u + i) % 6}\t{i // 4}" for u in range(6) for i in range(5)]
+    rows += [f"{u}\t{(u + 5) % 6 if u else item}\t2" for u in range(6)]
+    (root / "toy" / "toy.inter").write_text("\n".join(["u\ti\tsplit", *rows, ""]))
+
+
+def test_columns_have_any_names_and_results_belong_to_their_data(tmp_path, capsys):
+    columns = "data.columns=user:u,item:i,label:split"
+    common = ["train", "--model", "MostPop", "--dataset", "toy", "--quiet", "--set", columns]
+    write_folder(tmp_path / "a", 5)
+    write_folder(tmp_path / "b", 4)
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*common, "--root", str(tmp_path / "a"), *out]) == 0
+    assert main([*common, "--root", str(tmp_path / "a"), *out, "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*common, "--root", str(tmp_path / "b"), *out, "--resume"]) == 2
+    assert "is the result of another run (test pairs: " in capsys.readouterr().err
 
 
 def test_the_module_is_the_command():

@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyg_mmrec"
 
 # The lowest layer first; modules of one layer may import each other.
 LAYERS = (
+    ("argument_checks",),
     ("data", "transforms"),
-    ("nn.argument_checks", "nn.functional", "nn.losses", "nn.conv", "nn.noise", "nn.edge_mask"),
+    ("nn.functional", "nn.losses", "nn.conv", "nn.noise", "nn.edge_mask"),
     ("nn.backbones",),
     ("nn.objectives", "nn"),  # `nn/__init__.py` gathers what lies below it
     ("training", "evaluation", "retrieval"),

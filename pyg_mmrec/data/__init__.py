@@ -19,7 +19,7 @@ from .splits import (
     random_split,
     temporal_split,
 )
-from .statistics import statistics
+from .statistics import fingerprints, statistics
 
 __all__ = [
     "Adjacency",
@@ -33,6 +33,7 @@ __all__ = [
     "feature_fingerprint",
     "find_features",
     "find_graphs",
+    "fingerprints",
     "global_temporal_split",
     "has_training",
     "item_cold_start_split",

@@ -163,7 +163,7 @@ class Adjacency:
                 f"'weight' needs one weight per edge, shape [{self.num_edges}] "
                 f"(got {list(weight.shape)})"
             )
-        return replace(self, weight=weight, weight_t=weight[self.perm_t])
+        return replace(self, weight=weight, weight_t=weight.index_select(0, self.perm_t))
 
     def select(self, kept: Tensor) -> Adjacency:
         """The subgraph of the edges marked in ``kept``, a boolean vector ``[num_edges]`` in the

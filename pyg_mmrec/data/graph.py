@@ -76,6 +76,8 @@ class Graph:
             source, relation, target = edge_type
             if relation == "describes":  # ties a modality node to its item, one to one
                 continue
+            if "edge_index" not in data[edge_type]:
+                raise ValueError(f"the edges {edge_type} of 'data' need an 'edge_index'")
             adjacency[edge_type] = Adjacency.from_edge_index(
                 data[edge_type].edge_index,
                 data[edge_type].get("edge_weight"),

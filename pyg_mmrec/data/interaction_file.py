@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -170,7 +170,16 @@ def read_header(path: str | os.PathLike[str]) -> tuple[list[str], str]:
             f"'{path}', line 1: expected a header with tab- or comma-separated column names "
             f"(got {line[:80]!r})"
         )
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator))], separator
+    return [name.strip() for name in next(_rows([line], separator))], separator
+
+
+def _quoting(separator: str) -> Literal[0, 3]:
+    """Between tabs a quotation mark is text like any other; between commas it quotes."""
+    return csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+
+
+def _rows(lines: Iterable[str], separator: str) -> Any:
+    return csv.reader(lines, delimiter=separator, quoting=_quoting(separator))
 
 
 class _Table:
@@ -265,6 +274,7 @@ class _Table:
             frame = pd.read_csv(
                 self.path,
                 sep=self.separator,
+                quoting=_quoting(self.separator),
                 engine="c",
                 header=0,
                 names=range(len(self.header)),
@@ -287,7 +297,7 @@ class _Table:
     def _row(self, row: int) -> tuple[list[str], int]:
         """A data row and its 1-based line (blank lines and quoted line breaks count)."""
         with open(self.path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = csv.reader(file, delimiter=self.separator)
+            reader = _rows(file, self.separator)
             rows = filter(lambda fields: len(fields) > 1 or "".join(fields).strip(), reader)
             try:
                 return next(islice(rows, row + 1, None), []), reader.line_num

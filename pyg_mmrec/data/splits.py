@@ -110,12 +110,12 @@ def split_labels(interactions: Interactions, split: str, seed: int) -> Tensor:
     """0, 1, 2 for training, validation, test, by the name of a split that the columns allow."""
     generator = torch.Generator().manual_seed(seed)
     user, item, time = interactions.user, interactions.item, interactions.time
-    if split == "label" and interactions.label is not None:
+    if split == "label":
+        assert interactions.label is not None, "the callers look for the column"
         return interactions.label
-    if split == "temporal" and time is not None:
-        return temporal_split(user, time)
-    if split == "global_temporal" and time is not None:
-        return global_temporal_split(time)
+    if split in ("temporal", "global_temporal"):
+        assert time is not None, "the callers look for the column"
+        return temporal_split(user, time) if split == "temporal" else global_temporal_split(time)
     if split == "item_cold_start":
         return item_cold_start_split(item, generator=generator)
     return random_split(user, generator)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from .modality import modalities
+from .modality import feature_fingerprint, modalities
 
 
 def statistics(data: HeteroData) -> dict[str, Any]:
@@ -19,20 +19,25 @@ def statistics(data: HeteroData) -> dict[str, Any]:
     :obj:`validation`, :obj:`test`; :obj:`density`; :obj:`users_without_training`,
     :obj:`items_without_training`; :obj:`cold_items`, the held-out items without a training
     interaction; :obj:`modalities`, by name with :obj:`dim` (:obj:`None` without features),
-    :obj:`missing` items and :obj:`neighbors`, the :obj:`k` of its item graph (:obj:`None` without
-    one); :obj:`dropped`, what the reader left out, by reason.
+    :obj:`missing` items and :obj:`neighbors`, the :obj:`k` of its item graph (:obj:`None` if that
+    is absent or does not tell); :obj:`dropped`, what the reader left out, by reason.
 
     Args:
         data (HeteroData): The graph, as a dataset of this package gives it.
 
     Raises:
-        ValueError: If :obj:`data` has no :obj:`("user", "interacts", "item")` edges.
+        ValueError: If :obj:`data` has no :obj:`("user", "interacts", "item")` edges, or these lack
+            training, validation or test pairs.
     """
     if ("user", "interacts", "item") not in data.edge_types:
         raise ValueError(
             f"'data' needs ('user', 'interacts', 'item') edges (found {data.edge_types})"
         )
     store = data["user", "interacts", "item"]
+    needed = ("edge_index", "val_label_index", "test_label_index")
+    lacking = [name for name in needed if name not in store]
+    if lacking:
+        raise ValueError(f"the data needs '{lacking[0]}' on its ('user', 'interacts', 'item')")
     num_users, num_items = int(data["user"].num_nodes), int(data["item"].num_nodes)
     user, item = store.edge_index
     held_out = [store[f"{split}_label_index"] for split in ("val", "test")]
@@ -45,10 +50,11 @@ def statistics(data: HeteroData) -> dict[str, Any]:
     described: dict[str, dict[str, int | None]] = {}
     for name in modalities(data):
         node, similar = data[name], (name, "similar", name)
+        neighbors = data[similar].get("k") if similar in data.edge_types else None
         described[name] = {
             "dim": int(node.x.size(1)) if "x" in node else None,
             "missing": int((~node.mask).sum()) if "mask" in node else 0,
-            "neighbors": int(data[similar].k) if similar in data.edge_types else None,
+            "neighbors": None if neighbors is None else int(neighbors),
         }
     return {
         "users": num_users,
@@ -64,3 +70,30 @@ def statistics(data: HeteroData) -> dict[str, Any]:
         "modalities": described,
         "dropped": dict(data.dropped) if "dropped" in data else {},
     }
+
+
+def fingerprints(data: HeteroData) -> dict[str, str]:
+    """Returns what tells data apart: hashes of the pairs of every split, of every modality's
+    features and of the edges that came with them, by name.
+
+    Args:
+        data (HeteroData): The graph, as a dataset of this package gives it.
+    """
+    interactions = data["user", "interacts", "item"]
+    names = {"edge_index": "training", "val_label_index": "validation", "test_label_index": "test"}
+    found = {
+        f"{split} pairs": feature_fingerprint(interactions[name])
+        for name, split in names.items()
+        if name in interactions
+    }
+    for name in modalities(data):
+        if "x" in data[name]:
+            mask = data[name].mask if "mask" in data[name] else None
+            found[f"features of {name}"] = feature_fingerprint(data[name].x, mask)
+    for edge_type in data.edge_types:
+        source, relation, target = edge_type
+        if source != "user" and target != "user" and relation != "describes":
+            for name, x in data[edge_type].items():
+                if name in ("edge_index", "edge_weight"):
+                    found[f"{name} of {edge_type}"] = feature_fingerprint(x)
+    return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Adjacency
-from pyg_mmrec.nn.argument_checks import check_positive
 
 
 class BernoulliEdgeMask(nn.Module):
@@ -85,7 +85,8 @@ class BernoulliEdgeMask(nn.Module):
                 nn.init.zeros_(lin.bias)
 
     def logit(self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor | Adjacency) -> Tensor:
-        """The MLP's output for every edge, ``[num_edges]``.
+        """The MLP's output for every edge, ``[num_edges]``, in float32 also where the layers run in
+        half precision: too few of its numbers lie near 0 and 1 for a probability or its noise.
 
         Raises:
             ValueError: If ``edge_index`` has another shape than ``[2, num_edges]``.
@@ -99,7 +100,8 @@ class BernoulliEdgeMask(nn.Module):
             )
         hidden = self.lin_source(source).index_select(0, edge_index[0])
         hidden = hidden + self.lin_target(target).index_select(0, edge_index[1])
-        return self.lin_out(hidden.relu_()).squeeze(1)
+        logit = self.lin_out(hidden.relu_()).squeeze(1)
+        return logit.to(torch.promote_types(logit.dtype, torch.float32))
 
     def probability(
         self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor | Adjacency

@@ -7,12 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_choice
+
 KINDS = ("gaussian", "uniform", "dropout")
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"'kind' needs to be one of {list(KINDS)} (got {kind!r})")
 
 
 def _noise(kind: str, hidden: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
@@ -48,7 +45,7 @@ class ConstantNoise(nn.Module):
         self, kind: str = "gaussian", std: float = 1e-3, dropout_rate: float = 0.1
     ) -> None:
         super().__init__()
-        _check_kind(kind)
+        check_choice("kind", kind, KINDS)
         if not std >= 0:
             raise ValueError(f"'std' needs to be 0 or more (got {std})")
         if not 0 <= dropout_rate < 1:
@@ -104,7 +101,7 @@ class AdaptiveNoise(nn.Module):
         hidden_channels: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        _check_kind(kind)
+        check_choice("kind", kind, KINDS)
         if scale not in ("std", "variance"):
             raise ValueError(f"'scale' needs to be 'std' or 'variance' (got {scale!r})")
         if hidden_channels is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch_geometric.utils import cumsum
 
 # Scores held at a time: on a CPU they stay in cache, a GPU needs more of them to be busy.
 CPU_CHUNK_SCORES = 2**21
@@ -68,7 +69,7 @@ def top_k(
     users: Tensor,
     k: int,
     *,
-    exclude: tuple[Tensor, Tensor] | None = None,
+    exclude: Tensor | tuple[Tensor, Tensor] | None = None,
     num_items: int | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -84,8 +85,9 @@ def top_k(
             fast one. An item with score :math:`-\infty` is no candidate.
         users (torch.Tensor): User ids, :obj:`int64 [n]`, in any order.
         k (int): Number of items per user, at least 1.
-        exclude (tuple, optional): Items that must not be recommended to a user, as
-            :obj:`(rowptr, col)` in CSR form over all users, *e.g.*, their training items.
+        exclude (torch.Tensor or tuple, optional): Items that must not be recommended to a user,
+            *e.g.*, their training items: (user, item) pairs :obj:`[2, E]` in any order, or, sorted
+            once for many calls, :obj:`(rowptr, col)` in CSR form over all users.
             (default: :obj:`None`)
         num_items (int, optional): Number of items that :obj:`score` has to score, by default
             as many as it scores for the first user. (default: :obj:`None`)
@@ -99,7 +101,16 @@ def top_k(
     Raises:
         ValueError: If an argument has a wrong shape, type or range, or if a score is NaN.
     """
+    if isinstance(exclude, Tensor):
+        exclude = _by_user(exclude, users)
     _check_arguments(users, k, exclude, chunk_size)
+    if isinstance(score, InnerProduct) and users.numel() > 0:
+        num_users = score.user_vectors.size(0)
+        if int(users.max()) >= num_users:
+            raise ValueError(
+                f"'users' needs ids below {num_users}, the number of user vectors "
+                f"(got {int(users.max())})"
+            )
     if users.numel() == 0:
         return torch.empty(0, k, device=users.device), users.new_empty(0, k)
     if num_items is None:
@@ -134,6 +145,20 @@ def top_k(
     return _finish(torch.cat(values), torch.cat(items), k)
 
 
+def _by_user(pairs: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs in CSR form, with a row for every user up to the last one that is asked for."""
+    if pairs.dim() != 2 or pairs.size(0) != 2 or pairs.dtype != torch.int64:
+        raise ValueError(
+            f"'exclude' needs to be int64 of shape [2, num_pairs] "
+            f"(got {pairs.dtype} of shape {list(pairs.shape)})"
+        )
+    if pairs.numel() > 0 and int(pairs[0].min()) < 0:
+        raise ValueError(f"'exclude' needs non-negative user ids (got {int(pairs[0].min())})")
+    num_users = 1 + max(int(ids.max()) if ids.numel() > 0 else -1 for ids in (pairs[0], users))
+    rowptr = cumsum(torch.bincount(pairs[0], minlength=num_users))
+    return rowptr, pairs[1][pairs[0].argsort(stable=True)]
+
+
 def _check_arguments(
     users: Tensor, k: int, exclude: tuple[Tensor, Tensor] | None, chunk_size: int | None
 ) -> None:
@@ -145,6 +170,8 @@ def _check_arguments(
             f"'users' needs to be a vector of int64 ids "
             f"(got {users.dtype} of shape {list(users.shape)})"
         )
+    if users.numel() > 0 and int(users.min()) < 0:
+        raise ValueError(f"'users' needs ids of 0 or more (got {int(users.min())})")
     if exclude is None or users.numel() == 0:
         return
     rowptr, col = exclude
@@ -153,11 +180,10 @@ def _check_arguments(
             f"'exclude' needs to be a pair (rowptr, col) whose last pointer is the number of "
             f"columns (got shapes {list(rowptr.shape)} and {list(col.shape)})"
         )
-    low, high = users.aminmax()
-    if int(low) < 0 or int(high) >= rowptr.numel() - 1:
+    if int(users.max()) >= rowptr.numel() - 1:
         raise ValueError(
             f"'users' needs ids from 0 to {rowptr.numel() - 2}, the rows of 'exclude' "
-            f"(got {int(low)} to {int(high)})"
+            f"(got {int(users.max())})"
         )
     if col.numel() > 0 and int(col.min()) < 0:
         raise ValueError(f"'exclude' needs non-negative item ids (got {int(col.min())})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ from pyg_mmrec.testing.check import (
     some_batch,
 )
 
+_STEPS = 12  # in which a method may step otherwise than in the first
+
 
 def check_method(
     method_factory: Callable[[], Method],
@@ -31,7 +34,8 @@ def check_method(
     batch: Triplets | None = None,
     unused_parameters: Sequence[str] = (),
 ) -> None:
-    r"""Checks that a method wraps a backbone without editing it, and leaves its ranking alone.
+    r"""Checks that a method wraps a backbone without editing it, also in a second stage, and leaves
+    its ranking alone.
 
     The backbone is copied first and left as it is; random states too.
 
@@ -54,6 +58,8 @@ def check_method(
         check.wraps()
         check.terms()
         check.gradients(unused_parameters)
+        check.second_stage()
+        check.gradient_scales()
         check.ranking()
         check.refuses()
 
@@ -121,6 +127,14 @@ class _MethodCheck(Check):
         torch.manual_seed(seed)
         return self.objective(self.graph, self.batch)
 
+    def call(self, name: str, *arguments: Any, make: Callable[[Any], Any] = lambda x: x) -> Any:
+        """What a function of the method returns, with the seed of :meth:`draw`."""
+        torch.manual_seed(0)
+        try:
+            return make(getattr(self.method, name)(*arguments))
+        except Exception as error:
+            raise AssertionError(f"{self.subject}: '{name}' fails with {error!r}") from error
+
     def wraps(self) -> None:
         self.require_unedited("building the objective")
         self.draw()
@@ -131,7 +145,9 @@ class _MethodCheck(Check):
         terms = self.draw()
         self.require_terms(terms, "the objective")
         self.require(bool(terms), "the objective has no loss term")
-        again = self.draw()
+        self.require_alike(self.draw(), terms)
+
+    def require_alike(self, again: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
         self.require(
             not different(again, terms),
             f"the terms {different(again, terms)} differ between two calls under the same "
@@ -157,15 +173,56 @@ class _MethodCheck(Check):
             f"the method's parameters {without} get no gradient; use them in a term, or name them "
             f"in 'unused_parameters' if that is right",
         )
+        self.require_finite_gradients("the gradients")
+        self.require_unedited("a backward pass")
+        self.require_unwritten("a backward pass")
+
+    def require_finite_gradients(self, subject: str) -> None:
         wrong = [
             name
             for name, p in self.objective.named_parameters()
             if p.grad is not None and not finite(p.grad)
         ]
-        self.require(not wrong, f"the gradients of {wrong} are not finite")
+        self.require(not wrong, f"{subject} of {wrong} are not finite")
         self.objective.zero_grad()
-        self.require_unedited("a backward pass")
-        self.require_unwritten("a backward pass")
+
+    def second_stage(self) -> None:
+        arguments = self.backbone, self.graph, self.batch
+        terms = self.call("second_terms", *arguments)
+        self.require_terms(terms, "'second_terms'")
+        self.require_unedited("'second_terms'")
+        self.require_unwritten("'second_terms'")
+        self.require_alike(self.call("second_terms", *arguments), terms)
+        trained = self.call("second_parameters", self.backbone, make=list)
+        own = set(map(id, self.backbone.parameters()))
+        self.require(
+            all(id(parameter) in own for parameter in trained),
+            "'second_parameters' needs to yield parameters of the backbone, and yields others",
+        )
+        if not terms:
+            return
+        loss = torch.stack(list(terms.values())).sum()
+        if loss.requires_grad:
+            loss.backward()
+        self.require(
+            any(parameter.grad is not None for parameter in trained),
+            "no gradient of 'second_terms' reaches what 'second_parameters' yields, so nothing is "
+            "trained on them",
+        )
+        self.require_finite_gradients("the gradients that 'second_terms' give")
+        self.require_unedited("a backward pass of the second stage")
+
+    def gradient_scales(self) -> None:
+        for step in range(_STEPS):
+            scales = self.call("gradient_scales", step)
+            self.require(
+                isinstance(scales, tuple)
+                and bool(scales)
+                and all(isinstance(x, (int, float)) and math.isfinite(x) for x in scales),
+                f"'gradient_scales' needs to return a tuple of one or more finite numbers (got "
+                f"{scales!r} in step {step})",
+            )
+        self.require_unedited("'gradient_scales'")
 
     def ranking(self) -> None:
         self.objective.eval()
@@ -197,7 +254,9 @@ class _MethodCheck(Check):
                 f"{error!r}; raise a ValueError that names what is missing"
             ) from error
         try:
-            terms = objective(self.graph, self.batch)
+            terms = objective(self.graph, self.batch) | objective.second_stage(
+                self.graph, self.batch
+            )
         except Exception as error:
             raise AssertionError(
                 f"{self.subject}: 'attach' takes a backbone that declares nothing, but "

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path | str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Writes tensors and a JSON state into one safetensors file, wholly or not at all.
 
     Args:
@@ -24,11 +24,10 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any
 
 
 def save_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+    path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Writes a safetensors file, wholly or not at all; tied tensors are written twice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    path, partial = _with_partial(path)
     written: dict[str, Tensor] = {}
     storages = set()
     for name, tensor in tensors.items():
@@ -41,13 +40,21 @@ def save_tensors(
     os.replace(partial, path)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
+def _with_partial(path: Path | str) -> tuple[Path, Path]:
+    """A file, and where it is written before it gets its name: two processes, two places."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path, path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def load_weights(module: nn.Module, path: Path | str) -> None:
     """Loads a safetensors file of weights into a module.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds other weights than the module's, by name or shape.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights '{path}'")
     try:
@@ -69,13 +76,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
     module.load_state_dict(tensors)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what :func:`save_checkpoint` wrote.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a checkpoint.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint '{path}'")
     try:
@@ -86,10 +94,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"'{path}' is not a checkpoint of this library ({error})") from error
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path | str, content: Any) -> None:
     """Writes a JSON file, wholly or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    path, partial = _with_partial(path)
     partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     write_through(partial)
     os.replace(partial, path)

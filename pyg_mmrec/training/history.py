@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
-
-import torch
 
 
 @dataclass
@@ -24,7 +23,7 @@ class History:
     def seconds_per_epoch(self) -> dict[str, float]:
         """Median seconds of an epoch's training and validation."""
         return {
-            part: float(torch.tensor([e["seconds"][part] for e in self.epochs]).median())
+            part: median(epoch["seconds"][part] for epoch in self.epochs)
             for part in ("train", "validation")
             if self.epochs
         }

@@ -16,8 +16,8 @@ def tune_process(kept_bytes: int = 2**30) -> None:
     A training step frees and allocates the same large tensors again and again. Where glibc gives
     their pages back to the system in between, every step pays for thousands of page faults. And a
     saturated loss has gradients below 1e-38, with which a processor is many times slower than with
-    zero. Both settings hold for the whole process, so programs make them: nothing in the library
-    calls this.
+    zero. Both settings stay, the second for this thread and those that start later, so programs
+    make them at their start: nothing in the library calls this.
 
     Args:
         kept_bytes (int, optional): Freed bytes that glibc may keep; elsewhere nothing is set.

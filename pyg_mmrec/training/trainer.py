@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from tqdm.auto import tqdm
 
-from pyg_mmrec.data import Graph, feature_fingerprint
+from pyg_mmrec.data import Graph, fingerprints
 from pyg_mmrec.evaluation import FORMULAS, FullRanking
 from pyg_mmrec.nn.backbones import Backbone, Triplets
 from pyg_mmrec.nn.objectives import Objective
@@ -38,7 +38,8 @@ class Trainer:
     history, so that a resumed run ends bit-identical to an undisturbed one.
 
     Args:
-        objective (Objective): Backbone and methods. Its device is where everything happens.
+        objective (Objective): Backbone and methods. Its device is where everything happens, but
+            for making the graph, which happens where the data are.
         data (HeteroData): Interactions and modalities, with held-out label indices.
         options (TrainingOptions, optional): How to train. (default: ``TrainingOptions()``)
         folder (pathlib.Path, optional): Where the checkpoint is kept. (default: none is)
@@ -66,7 +67,6 @@ class Trainer:
         identity: dict[str, Any] | None = None,
     ) -> None:
         self.objective = objective
-        self._more_identity = dict(identity or {})
         self.backbone: Backbone = objective.backbone
         self.options = options or TrainingOptions()
         self.checkpoint = Path(folder) / "checkpoint.safetensors" if folder else None
@@ -74,10 +74,11 @@ class Trainer:
         self.history = History()
 
         parameters = list(objective.parameters())
-        self.device = parameters[0].device if parameters else torch.device("cpu")
+        edges = data["user", "interacts", "item"].edge_index
+        self.device = parameters[0].device if parameters else edges.device
+        self.graph = self.backbone.graph(data).to(self.device)  # made where the data are
         data = copy.copy(data).to(self.device)  # `to` moves a HeteroData in place
         self.data = data
-        self.graph = self.backbone.graph(data)
         self.validation = FullRanking.from_hetero(data, "val")
         names = [f"{formula}@{k}" for formula in FORMULAS for k in self.validation.ks]
         if parameters and self.options.metric not in names:
@@ -115,6 +116,8 @@ class Trainer:
             for name in ("sampler", "graph")
         }
         self._best: dict[str, Tensor] = {}
+        if self.checkpoint is not None:  # before a step: what a backbone counts is no difference
+            self._identity = self._identify(identity or {})
 
     def fit(
         self, resume: bool = False, callback: Callable[[int, dict[str, Any]], None] | None = None
@@ -131,12 +134,19 @@ class Trainer:
             FloatingPointError: If a loss term becomes NaN or infinite; the message names epoch,
                 batch and term, and the last checkpoint stays.
             ValueError: If the checkpoint belongs to other options, another objective or other
-                data; the message names what differs.
+                data; the message names what differs. Or if there is a checkpoint, and ``resume``
+                is false.
         """
         if not self._trainable:
             return self.history
-        if resume and self.checkpoint is not None and self.checkpoint.exists():
-            self._restore()
+        if self.checkpoint is not None and self.checkpoint.exists():
+            if resume:
+                self._restore()
+            elif not self.history.epochs:
+                raise ValueError(
+                    f"'{self.checkpoint}' is the checkpoint of another run: resume that run, or "
+                    f"choose another folder"
+                )
         saved = True
         bar = tqdm(
             total=self.options.epochs,
@@ -178,17 +188,22 @@ class Trainer:
 
     def ranking(self, split: Literal["val", "test"] = "test") -> FullRanking:
         """The evaluator of a split, for instance to measure :meth:`scorer` user by user."""
-        return self.validation if split == "val" else FullRanking.from_hetero(self.data, split)
+        if split == "val":
+            return self.validation
+        masked = self.options.mask_validation
+        return FullRanking.from_hetero(self.data, split, mask_validation=masked)
 
     @torch.no_grad()
     def vectors(self) -> tuple[Tensor, Tensor]:
-        """Final user and item vectors of the present weights.
+        """Final user and item vectors of the present weights, as copies.
 
         Raises:
             ValueError: If the backbone has none.
         """
         self.objective.eval()
-        return self.backbone.vectors(self.backbone(self.objective.inference_graph(self.graph)))
+        stages = self.backbone(self.objective.inference_graph(self.graph))
+        user, item = self.backbone.vectors(stages)
+        return user.detach().clone(), item.detach().clone()
 
     @torch.no_grad()
     def scorer(self) -> Callable[[Tensor], Tensor]:
@@ -225,7 +240,7 @@ class Trainer:
                 self._step("second_adam", second)
             terms = first | second
             losses.append(torch.stack(list(terms.values())).detach())
-        loss = torch.stack(losses)  # read once per epoch: no step waits for the device
+        loss = torch.stack(losses)  # read once per epoch: steps do not wait for it
         self._check_finite(loss, list(terms), epoch)
         self._check_finite_weights(epoch)
         trained = time.perf_counter()
@@ -303,10 +318,10 @@ class Trainer:
 
     # Stopping and going on ---------------------------------------------------------------------
 
-    def _identity(self) -> dict[str, Any]:
+    def _identify(self, more: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint has to agree in to be resumed."""
         identity: dict[str, Any] = asdict(self.options)
-        for free in ("epochs", "checkpoint_epochs"):
+        for free in ("epochs", "checkpoint_epochs", "mask_validation"):
             del identity[free]
         identity["device"] = self.device.type  # random states are of its kind
         for path, module in self.objective.named_modules():
@@ -320,22 +335,10 @@ class Trainer:
         identity["not trained"] = [
             name for name, x in self.objective.named_parameters() if not x.requires_grad
         ]
-        return json.loads(json.dumps({**identity, **self._data_identity, **self._more_identity}))
+        return json.loads(json.dumps({**identity, **fingerprints(self.data), **more}))
 
     def _names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.objective.named_parameters()}
-
-    @cached_property
-    def _data_identity(self) -> dict[str, str]:
-        interactions = self.data["user", "interacts", "item"]
-        found = {
-            "interactions": feature_fingerprint(interactions.edge_index),
-            "validation": feature_fingerprint(interactions.val_label_index),
-        }
-        for modality, x in self.graph.x.items():
-            mask = self.graph.mask.get(modality)
-            found[f"features of {modality}"] = feature_fingerprint(x, mask)
-        return found
 
     def _save(self) -> None:
         if self.checkpoint is None:
@@ -355,7 +358,7 @@ class Trainer:
             self.checkpoint,
             tensors,
             {
-                "identity": self._identity(),
+                "identity": self._identity,
                 "history": asdict(self.history),
                 "stopping": asdict(self.stopping),
             },
@@ -364,7 +367,7 @@ class Trainer:
     def _restore(self) -> None:
         assert self.checkpoint is not None
         tensors, state = load_checkpoint(self.checkpoint)
-        theirs, ours = state["identity"], self._identity()
+        theirs, ours = state["identity"], self._identity
         changed = [
             f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
             for name in {**ours, **theirs}

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pyg_mmrec.nn.argument_checks import check_choice, check_positive
+from pyg_mmrec.argument_checks import check_choice, check_positive
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class TrainingOptions:
         metric (str): Validation metric that picks the epoch. (default: ``"recall@20"``)
         seed (int): Seed of sampling and of the graphs drawn in training. (default: 0)
         checkpoint_epochs (int): Epochs between two checkpoints. (default: 5)
+        mask_validation (bool): Whether validation items are no candidates when the test split is
+            ranked; published tables keep them. (default: :obj:`False`)
         precision (str): ``"float32"``, or ``"bf16"`` to make the products of a step's forward and
             backward pass in bfloat16 (:class:`torch.autocast`); weights, Adam and ranking stay in
             ``float32``. Meant for GPUs. (default: ``"float32"``)
@@ -48,6 +50,7 @@ class TrainingOptions:
     metric: str = "recall@20"
     seed: int = 0
     checkpoint_epochs: int = 5
+    mask_validation: bool = False
     precision: str = "float32"
     compile: bool = False
 

@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from pyg_mmrec.nn.argument_checks import check_positive
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.nn.backbones import Triplets
 
 # Of how many interactions, and of how many batches, the items are found at a time.

@@ -3,6 +3,11 @@ from __future__ import annotations
 import torch
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import coalesce
+
+from pyg_mmrec.argument_checks import check_positive
+
+from .normalize import check_interactions
 
 _CHUNK_NUMBERS = 2**24  # co-occurrences held at a time, 64 MiB
 
@@ -24,17 +29,17 @@ class ItemCosineGraph(BaseTransform):
         k (int, optional): The number of neighbours of an item. (default: :obj:`100`)
 
     Raises:
-        ValueError: If :obj:`k` is not a positive integer.
+        ValueError: If :obj:`k` is not a positive integer, or the data has no interactions.
     """
 
     def __init__(self, k: int = 100) -> None:
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise ValueError(f"'k' needs to be a positive integer (got {k!r})")
+        check_positive("k", k)
         self.k = k
 
     def forward(self, data: HeteroData) -> HeteroData:
         """Build the graph from the training interactions."""
-        user, item = data["user", "interacts", "item"].edge_index
+        check_interactions(data)
+        user, item = coalesce(data["user", "interacts", "item"].edge_index)
         num_users, num_items = data["user"].num_nodes, data["item"].num_nodes
         users_of_item = torch.sparse_coo_tensor(
             torch.stack([item, user]), torch.ones(item.numel(), device=item.device),

@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 from torch_geometric.transforms import BaseTransform
 
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data.modality import feature_fingerprint
 
 from .edge_selection import keep_edges
@@ -95,8 +96,8 @@ def cosine_knn(
         tensor([[0, 1, 1, 0, 2, 1],
                 [0, 0, 1, 1, 2, 2]])
     """
-    _check_positive("k", k)
-    _check_positive("batch_size", batch_size)
+    check_positive("k", k)
+    check_positive("batch_size", batch_size)
     _check_index(index, faiss_options)
     check_features(x, mask)
     x = x.detach()
@@ -150,8 +151,8 @@ class ModalityKNNGraph(BaseTransform):
         faiss_options: Mapping[str, int] | None = None,
         batch_size: int = 4096,
     ) -> None:
-        _check_positive("k", k)
-        _check_positive("batch_size", batch_size)
+        check_positive("k", k)
+        check_positive("batch_size", batch_size)
         _check_index(index, faiss_options)
         self.k = k
         self.modalities = modalities
@@ -243,11 +244,6 @@ class _Plan:
         return f"{self.kind}({inside})" if inside else self.kind
 
 
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"'{name}' needs to be a positive integer (got {value!r})")
-
-
 def _check_index(index: str, faiss_options: Mapping[str, int] | None) -> None:
     if index != "auto" and index not in _OPTIONS:
         raise ValueError(f"'index' needs to be one of {', '.join(_OPTIONS)}, auto (got {index!r})")
@@ -258,7 +254,7 @@ def _check_index(index: str, faiss_options: Mapping[str, int] | None) -> None:
             raise ValueError(
                 f"'faiss_options' of index '{index}' has no option '{name}' (its options: {listed})"
             )
-        _check_positive(f"faiss_options['{name}']", value)
+        check_positive(f"faiss_options['{name}']", value)
     links = (faiss_options or {}).get("M", 2)
     if links < 2:
         raise ValueError(f"'faiss_options['M']' needs to be at least 2 (got {links})")

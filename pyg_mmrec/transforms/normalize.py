@@ -120,18 +120,9 @@ class NormalizeInteractions(BaseTransform):
     with training degrees :math:`d`, as :obj:`edge_weight` of
     :obj:`("user", "interacts", "item")` (see :func:`symmetric_normalization`).
 
-    Args:
-        normalization (str, optional): The kind; :obj:`"symmetric"` is the only one.
-            (default: :obj:`"symmetric"`)
-
     Raises:
-        ValueError: If :obj:`normalization` is unknown, or the data has no interactions.
+        ValueError: If the data has no interactions.
     """
-
-    def __init__(self, normalization: str = "symmetric") -> None:
-        if normalization != "symmetric":
-            raise ValueError(f"'normalization' needs to be 'symmetric' (got {normalization!r})")
-        self.normalization = normalization
 
     def forward(self, data: HeteroData) -> HeteroData:
         """Return the data with normalised interaction weights."""
@@ -143,7 +134,7 @@ class NormalizeInteractions(BaseTransform):
         return data
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(normalization={self.normalization!r})"
+        return f"{type(self).__name__}()"
 
 
 def check_interactions(data: HeteroData) -> None:

@@ -132,7 +132,8 @@ class DegreeSensitivePruning(BaseTransform):
     replacement with probability proportional to :math:`1 / \sqrt{d_u \, d_i}`
     (see :func:`degree_sensitive_weight`, :func:`degree_sensitive_sample`). Edge attributes
     (:obj:`time`, :obj:`rating`) are cut along, :obj:`edge_weight` becomes the symmetric
-    normalisation on the kept interactions, and held-out label indices stay as they are.
+    normalisation on the kept interactions, and held-out label indices stay as they are. Edges from
+    items to users, if the data have some, stay too: make them after pruning.
 
     Args:
         edge_dropout (float, optional): The share of interactions to prune, in :math:`[0, 1)`.

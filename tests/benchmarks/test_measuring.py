@@ -6,7 +6,6 @@ from argparse import Namespace
 import pytest
 import torch
 
-
 SMALL_GRAPH = "--users 300 --items 100 --interactions 3000"
 PROGRAMS = {
     "epochs": "--runs BPRMF:none BPRMF:dvib-a --epochs 2 --turns 1",
@@ -40,3 +39,45 @@ def test_neighbours_are_the_exact_ones(index, load_script):
         items=300, features=16, centers=0, k=10, sample=50, threads=torch.get_num_threads()
     )
     assert load_script("knn").measure(index, options)["recall"] == 1
+
+
+def speed_arguments(speed, *arguments):
+    graph = ["--generate", "300", "100", "3000", "--features", "text:16"]
+    return speed.make_parser().parse_args([*graph, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("VLATTICE:ibmrec", []),
+        ("LATTICE:mg", []),
+        ("FREEDOM:mg", []),
+        ("VBPR:second-stage", []),
+        ("VBPR:dvib-a", ["method.clean_weight=0.5"]),
+        ("VBPR:dvib-a", ["method.clean_weight=0"]),
+    ],
+)
+def test_the_parts_of_a_step_are_those_of_the_trainer(name, option, load_script):
+    speed = load_script("speed")
+    data = speed.load(speed_arguments(speed))
+    options = ["train.batch_size=500", "train.learning_rate=0.01", *option]
+    (experiment,) = speed.make_experiments([name], "planted", "", options).values()
+    by_parts, whole = speed.Ours(experiment, data), speed.Ours(experiment, data)
+    torch.manual_seed(1)
+    parts = by_parts.epoch_parts(by_parts.steps)
+    torch.manual_seed(1)
+    whole.trainer._epoch(0)
+    theirs = whole.objective.state_dict()
+    for key, ours in by_parts.objective.state_dict().items():
+        torch.testing.assert_close(ours, theirs[key], msg=lambda text, key=key: f"{key}: {text}")
+    assert by_parts.steps > 1 and set(parts) <= set(speed.PARTS)
+
+
+def test_the_common_way_is_not_timed_beside_another_device(load_script, monkeypatch, capsys):
+    speed = load_script("speed")
+    monkeypatch.setattr(speed, "tune_process", lambda: None)  # for a whole process
+    arguments = [*PROGRAMS["speed"].split(), "--threads", str(torch.get_num_threads())]
+    monkeypatch.setattr(sys, "argv", ["speed", *arguments, "--device", "cuda"])
+    with pytest.raises(SystemExit, match="2"):
+        speed.main()
+    assert "'--device' needs to be cpu beside the common way (got cuda)" in capsys.readouterr().err

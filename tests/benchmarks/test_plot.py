@@ -27,18 +27,22 @@ def make(tmp_path, program):
     def make(name, text, curves, seconds=0.5):
         path = tmp_path / f"{name}.yaml"
         path.write_text(text)
+        config = program.Config.read(path)
+        points = {config.folder(point).name: point for point in config.points()}
         for point, runs in curves.items():
             for seed, curve in enumerate(runs):
                 file = tmp_path / "results" / name / point / f"seed-{seed}.json"
                 file.parent.mkdir(parents=True, exist_ok=True)
+                options = points[point or name]  # without a grid, there is no folder of its own
                 content = {
+                    "config": config.experiment(options, seed, "").config(),
                     "metrics": {part: {"ndcg@20": max(curve)} for part in ("validation", "test")},
                     "history": {"validation recall@20": curve},
                     "seconds_per_epoch": {"train": seconds},
                 }
                 content["metrics"]["validation"]["recall@20"] = max(curve)
                 file.write_text(json.dumps(content))
-        return program.Config.read(path)
+        return config
 
     return make
 

@@ -74,6 +74,64 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in results.rglob("*.json")} == before
 
 
+def test_a_run_that_another_process_trains_is_left_out(config, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    config.write_text(CONFIG.replace("seeds: 2", "seeds: 1"))
+    results, work = tmp_path / "results", tmp_path / "work"
+    folder = work / "small" / "num_layers=1" / "seed-0"
+    folder.mkdir(parents=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        arguments = [config, config, "--results", results, "--work", work]  # twice is once
+        done = program("run.py", *arguments)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert done.returncode == 1
+    assert "num_layers=1/seed-0: RuntimeError: left out, since another run.py is training" in line
+    assert [file.parent.name for file in results.rglob("*.json")] == ["num_layers=2"]
+    assert program("run.py", *arguments).returncode == 0
+    assert len(list(results.rglob("*.json"))) == 2
+
+
+def test_a_result_that_came_meanwhile_stays(config, tmp_path, load_script, monkeypatch):
+    run = load_script("run")
+    config = run.Config.read(config)
+    point = config.points()[0]
+    file = tmp_path / config.folder(point) / "seed-0.json"
+    theirs = {"config": config.experiment(point, 0, "").config(), "by": "another"}
+
+    def train(experiment, folder, *_):
+        with pytest.raises(RuntimeError, match="another run.py is training it"):
+            with run.locked(folder):
+                pass
+        run.write_json(file, theirs)
+        return {"by": "us"}
+
+    monkeypatch.setattr(run, "train", train)
+    assert run.run_one(config, point, 0, "", tmp_path, tmp_path / "work", 1) == theirs
+    assert json.loads(file.read_text()) == theirs
+    with run.locked(tmp_path / "work" / config.folder(point) / "seed-0"):  # free again
+        pass
+
+
+def test_names_of_configurations_differ(config, tmp_path, monkeypatch, load_script, capsys):
+    other = tmp_path / "other" / config.name
+    other.parent.mkdir()
+    other.write_text(CONFIG)
+    monkeypatch.setattr(sys, "argv", ["run.py", str(config), str(other)])
+    with pytest.raises(SystemExit, match="2"):
+        load_script("run").main()
+    assert "two configurations are called 'small'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="not on Linux")
+def test_the_memory_of_a_run_is_its_own(tmp_path):
+    held = b"x" * 2**30  # by the parent
+    file = tmp_path / "peak"
+    done = program("clock.py", file, "platform", "--terse")
+    assert done.returncode == 0 and "Linux" in done.stdout
+    assert 1e7 < int(file.read_text()) < len(held)
+
+
 def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config, tmp_path):
     results = tmp_path / "results"
     config.write_text(CONFIG.replace("[1, 2]", "[1, 2, 3, 4, 5, 6]"))

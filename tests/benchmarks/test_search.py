@@ -105,3 +105,66 @@ def test_without_a_grid_there_is_nothing_to_search(program, tmp_path, monkeypatc
     with pytest.raises(SystemExit, match="2"):
         program.main()
     assert "has no 'grid' to search" in capsys.readouterr().err
+
+
+LARGER = CONFIG.replace("[0.001, 0.1]", "[0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.1]")
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_resumed_search_draws_other_points(program, tmp_path, monkeypatch, sampler):
+    path = tmp_path / "larger.yaml"
+    path.write_text(LARGER)
+    config = program.Config.read(path)
+    result = {"metrics": {part: {"recall@20": 0.1} for part in ("validation", "test")}}
+    monkeypatch.setattr("pyg_mmrec.experiment.Experiment.load", lambda *_: None)
+    monkeypatch.setattr(
+        "pyg_mmrec.experiment.Experiment.run", lambda *_, **__: {**result, "best_epoch": 0}
+    )
+    for trials in (6, 12):
+        study = program.make_study(config, sampler, tmp_path / "study.journal", 0, None)
+        program.search(config, study, "", trials=trials, seed=0)
+    points = [tuple(trial.params.values()) for trial in study.get_trials()]
+    assert len(points) == 12 and points[6:] != points[:6] and len(set(points)) >= 8
+
+
+def test_a_file_holds_one_search(program, config, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "study.journal"
+    study = program.make_study(config, "random", file, 0, None)
+    study.tell(study.ask(), 0.1)
+    assert len(program.make_study(config, "random", file, 0, None).trials) == 1
+    with pytest.raises(ValueError, match=r"holds another search of 'lightgcn' \(seed: 0 there, 1 "):
+        program.make_study(config, "random", file, 1, None)
+    with pytest.raises(ValueError, match="sampler: random there, tpe here"):
+        program.make_study(config, "tpe", file, 0, None)
+    config.path.write_text(CONFIG.replace("embedding_dim: 8", "embedding_dim: 16"))
+    edited = program.Config.read(config.path)
+    with pytest.raises(ValueError, match="'model.embedding_dim': '8'.* there, .*'16'.* here"):
+        program.make_study(edited, "random", file, 0, None)
+    config.path.write_text(CONFIG.replace("[1, 2]", "[1, 2, 3]"))
+    with pytest.raises(ValueError, match="grid: "):
+        program.make_study(program.Config.read(config.path), "random", file, 0, None)
+    arguments = [str(config.path), "--storage", str(file), "--sampler", "random"]
+    monkeypatch.setattr(sys, "argv", ["search.py", *arguments])
+    monkeypatch.setattr(program, "tune_process", lambda: None)  # for a whole process
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    assert "holds another search of 'lightgcn'" in capsys.readouterr().err
+
+
+def test_a_point_that_was_given_up_is_not_trained_again(program, config, tmp_path, monkeypatch):
+    study = program.make_study(config, "random", tmp_path / "study.journal", 0, 1)
+    distributions = {
+        name: optuna.distributions.CategoricalDistribution(values)
+        for name, values in program.space(config).items()
+    }
+    for point in config.points():
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=point, distributions=distributions, intermediate_values={0: 0.1, 1: 0.2},
+                state=optuna.trial.TrialState.PRUNED,
+            )
+        )  # fmt: skip
+    monkeypatch.setattr("pyg_mmrec.experiment.Experiment.run", lambda *_, **__: pytest.fail())
+    program.search(config, study, "", trials=6, seed=0)
+    assert states(study) == ["PRUNED"] * 6
+    assert study.get_trials()[-1].intermediate_values == {0: 0.1, 1: 0.2}

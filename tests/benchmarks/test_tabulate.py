@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_ind, ttest_rel
 
 pytest.importorskip("yaml")
 
@@ -16,15 +16,21 @@ def program(load_script):
     return load_script("tabulate")
 
 
-def write(folder, config, text, values, users=None, point=""):
-    """A configuration and the results of one run per value."""
-    path = folder / f"{config}.yaml"
+def write(program, folder, name, text, values, users=None, point=0):
+    """A configuration and the results of one run per value, at a point of its grid."""
+    path = folder / f"{name}.yaml"
     path.write_text(text)
+    config = program.Config.read(path)
+    options = config.points()[point]
     for seed, value in enumerate(values):
-        file = folder / "results" / config / point / f"seed-{seed}.json"
+        file = folder / "results" / config.folder(options) / f"seed-{seed}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         metrics = {"recall@20": value, "ndcg@20": value / 2}
-        file.write_text(json.dumps({"metrics": {"validation": metrics, "test": metrics}}))
+        content = {
+            "config": config.experiment(options, seed, "").config(),
+            "metrics": {"validation": metrics, "test": metrics},
+        }
+        file.write_text(json.dumps(content))
         if users is not None:
             ids = torch.arange(users.shape[1], dtype=torch.int32)
             content = {"user": ids, "recall@20": torch.from_numpy(users[seed])}
@@ -51,18 +57,20 @@ def test_improvements_their_average_and_their_tests(program, tmp_path):
     for model, (base, better) in {"VBPR": (0.1, 0.12), "LightGCN": (0.2, 0.22)}.items():
         text = f"model: {model}\ndataset: x\nseeds: 2\n"
         kept = users if model == "VBPR" else {"a": None, "b": None}
-        paths.append(write(tmp_path, f"{model}_n", text, [base, base], kept["a"]))
+        paths.append(write(program, tmp_path, f"{model}_n", text, [base, base], kept["a"]))
         text += "method: dvib-c\n"
-        paths.append(write(tmp_path, f"{model}_d", text, [better, better + 0.02], kept["b"]))
+        paths.append(
+            write(program, tmp_path, f"{model}_d", text, [better, better + 0.02], kept["b"])
+        )
     rows = program.make_rows(read(program, tmp_path, *paths))
     row = cells(program, rows, model="VBPR", method="dvib-c", metric="recall@20")
     assert (row["ours"], row["seeds"]) == ("0.1300 ± 0.0141", "2")
     assert row["improvement"] == "+30.00 %"
     p = ttest_rel(users["b"].astype(float).mean(0), users["a"].astype(float).mean(0)).pvalue
-    assert float(row["p (t-test)"]) == pytest.approx(p, rel=0.05)  # one comparison: not corrected
-    assert float(row["p (bootstrap)"]) == pytest.approx(p, abs=0.05)
+    assert float(row["p (users)"]) == pytest.approx(p, rel=0.05)  # one comparison: not corrected
+    assert float(row["p (users and seeds)"]) > p
     row = cells(program, rows, model="LightGCN", method="dvib-c", metric="recall@20")
-    assert (row["improvement"], row["p (t-test)"]) == ("+15.00 %", "")  # users were not kept
+    assert (row["improvement"], row["p (users)"]) == ("+15.00 %", "")  # users were not kept
     row = cells(program, rows, model="average over 2 models", metric="ndcg@20")
     assert row["improvement"] == "+22.50 %"
     assert cells(program, rows, model="VBPR", method="none", metric="ndcg@20")["improvement"] == ""
@@ -70,7 +78,9 @@ def test_improvements_their_average_and_their_tests(program, tmp_path):
 
 def test_only_runs_on_the_same_terms_are_compared(program, tmp_path):
     def configure(name, value, *lines):
-        return write(tmp_path, name, "\n".join(["model: VBPR", "dataset: x", *lines, ""]), [value])
+        return write(
+            program, tmp_path, name, "\n".join(["model: VBPR", "dataset: x", *lines, ""]), [value]
+        )
 
     scaled = ("options:", "  data.scale_features: l2")
     plain, other = configure("a", 0.1), configure("b", 0.2, *scaled)
@@ -80,7 +90,7 @@ def test_only_runs_on_the_same_terms_are_compared(program, tmp_path):
     gains = [row[program.HEADER.index("improvement")] for row in rows if row[6] == "recall@20"]
     assert gains == ["", "", "+50.00 %", "+100.00 %"]  # and no average: it is one model
     text = "\n".join(["model: VBPR", "dataset: x", *scaled, "grid:", "  model.reg_weight: [1]"])
-    third = write(tmp_path, "e", text, [0.1], point="reg_weight=1")
+    third = write(program, tmp_path, "e", text, [0.1])
     with pytest.raises(ValueError, match="'b' and 'e' differ in their grids only"):
         program.make_rows(read(program, tmp_path, other, third))
     with pytest.raises(ValueError, match="there is no metric 'auc'; there are ndcg@20, recall@20"):
@@ -92,31 +102,32 @@ def test_published_figures_and_unfinished_searches(program, tmp_path):
         "model: VBPR\ndataset: x\nseeds: 3\ngrid:\n  model.reg_weight: [1, 2, 3]\npublished:\n"
         "  - source: one\n    recall@20: 0.2\n  - source: other\n    recall@20: 0.4\n"
     )
-    for point, value in (("1", 0.1), ("2", 0.3)):
-        path = write(tmp_path, "search", text, [value], point=f"reg_weight={point}")
+    for point, value in enumerate((0.1, 0.3)):
+        path = write(program, tmp_path, "search", text, [value], point=point)
     rows = program.make_rows(read(program, tmp_path, path))
     row = cells(program, rows, published="0.2000 (one)")
     assert (row["ours"], row["ours is"], row["options"]) == ("0.3000", "+50.0 %", "reg_weight 2")
     assert row["seeds"] == "1 of 3, 2 of 3 points searched"
     assert cells(program, rows, published="0.4000 (other)")["ours is"] == "-25.0 %"
-    empty = write(tmp_path, "none", "model: VBPR\ndataset: x\n", [])
+    empty = write(program, tmp_path, "none", "model: VBPR\ndataset: x\n", [])
     assert cells(program, program.make_rows(read(program, tmp_path, empty)))["ours"] == "not run"
 
 
 def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
     generator = np.random.default_rng(0)
-    users = generator.random((1, 50)).astype(np.float32)
-    text = "model: VBPR\ndataset: x\n"
+    users = generator.random(50).astype(np.float32) + np.float32([[0], [0.001]])
+    text = "model: VBPR\ndataset: x\nseeds: 2\n"
     source = "published:\n  - source: one (a)\n    ndcg@20: 0.2\n"
-    plain = write(tmp_path, "a", text + source, [0.2], users)
-    better = write(tmp_path, "b", text + "method: amr\n", [0.3], users + 0.05 + users * 0.01)
+    plain = write(program, tmp_path, "a", text + source, [0.2, 0.2], users)
+    gained = users + 0.05 + users * 0.01
+    better = write(program, tmp_path, "b", text + "method: amr\n", [0.3, 0.3], gained)
     rows = program.make_rows(read(program, tmp_path, plain, better), ["recall@20", "ndcg@20"])
     header, lines = program.widen(rows)
     assert header == [*program.HEADER[:6], "recall@20", "ndcg@20"]
     assert [line[2:] for line in lines] == [
-        ["none", "paper", "", "1", "0.2000", "0.1000"],
+        ["none", "paper", "", "2", "0.2000 ± 0.0000", "0.1000 ± 0.0000"],
         ["none", "paper", "one (a)", "published", "", "0.2000 (-50.0 %)"],
-        ["amr", "paper", "", "1", "0.3000 (+50.00 %**)", "0.1500 (+50.00 %)"],
+        ["amr", "paper", "", "2", "0.3000 ± 0.0000 (+50.00 %**)", "0.1500 ± 0.0000 (+50.00 %)"],
     ]  # fmt: skip
     shared, header, lines = program.common_cells(header, lines)
     assert shared == "data x, model VBPR, preset paper"
@@ -130,10 +141,11 @@ def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
 
 def test_seeds_with_other_users_are_not_mixed(program, tmp_path):
     users = np.zeros((2, 3), dtype=np.float32)
-    path = write(tmp_path, "c", "model: VBPR\ndataset: x\n", [0.1, 0.1], users)
+    path = write(program, tmp_path, "c", "model: VBPR\ndataset: x\n", [0.1, 0.1], users)
     (result,) = read(program, tmp_path, path)
-    assert result.users("recall@20") == {0: 0.0, 1: 0.0, 2: 0.0}
-    assert result.users("ndcg@20") == {}  # was not kept
+    ids, values = result.users("recall@20")
+    assert ids.tolist() == [0, 1, 2] and values.tolist() == [[0, 0, 0]] * 2
+    assert result.users("ndcg@20") is None  # was not kept
     ids = torch.tensor([0, 1, 3], dtype=torch.int32)
     save_file(
         {"user": ids, "recall@20": torch.zeros(3)}, result.files[1].with_suffix(".safetensors")
@@ -148,13 +160,83 @@ def test_holm_by_hand(program):
     assert program.holm([]) == []
 
 
-def test_bootstrap_agrees_with_the_t_test(program):
-    generator = np.random.default_rng(1)
-    for shift in (0.0, 0.1, 0.2, 0.5):
-        x = generator.standard_normal(200) + shift
-        assert program.bootstrap(x) == pytest.approx(
-            float(ttest_rel(x, np.zeros(200)).pvalue), abs=0.02
-        )
+def test_over_users_it_is_the_paired_t_test(program):
+    ours, other = np.random.default_rng(1).standard_normal((2, 3, 200))
+    for shift in (0.0, 0.1, 0.5):
+        p, _ = program.compare(ours + shift, other)
+        reference = ttest_rel(ours.mean(0) + shift, other.mean(0)).pvalue
+        assert p == pytest.approx(reference, rel=1e-9)
+
+
+def test_where_users_are_alike_it_is_the_t_test_over_seeds(program):
+    generator = np.random.default_rng(2)
+    ours, other = 1 + generator.standard_normal(5), generator.standard_normal(3)
+    _, p = program.compare(np.tile(ours[:, None], 9), np.tile(other[:, None], 9))
+    assert p == pytest.approx(ttest_ind(ours, other).pvalue, rel=1e-9)
+
+
+def test_a_difference_within_the_spread_of_seeds_is_not_significant(program):
+    generator = np.random.default_rng(3)
+    users = generator.random(5000)  # who is easy to serve is so in every run
+    spread = np.array([-0.03, -0.01, 0.0, 0.01, 0.03])[:, None]
+    runs = users + spread + 0.05 * generator.standard_normal((2, 5, 5000))
+    p_of_users, p = program.compare(runs[0] + 0.01, runs[1])
+    assert p_of_users < 1e-9 and p > 0.3
+    p_of_users, p = program.compare(runs[0] + 0.1, runs[1])
+    assert p_of_users < 1e-9 and p < 0.001
+
+
+def test_without_an_effect_few_comparisons_are_significant(program):
+    generator = np.random.default_rng(4)
+    p_values = []
+    for _ in range(1000):
+        seeds = 0.02 * generator.standard_normal((2, 3, 1))
+        ours, other = generator.random(300) + seeds + 0.2 * generator.standard_normal((2, 3, 300))
+        p_values.append(program.compare(ours, other))
+    shares = (np.array(p_values) < 0.05).mean(0)
+    assert shares[0] > 0.15 and 0.01 < shares[1] < 0.07
+
+
+def test_a_single_run_says_nothing_of_the_spread_of_seeds(program, tmp_path):
+    users = np.random.default_rng(0).random((1, 50)).astype(np.float32)
+    text = "model: VBPR\ndataset: x\n"
+    plain = write(program, tmp_path, "a", text, [0.2], users)
+    better = write(program, tmp_path, "b", text + "method: amr\n", [0.3], users * 1.1 + 0.1)
+    rows = program.make_rows(read(program, tmp_path, plain, better), ["recall@20"])
+    row = cells(program, rows, method="amr")
+    assert float(row["p (users)"]) < 0.01 and row["p (users and seeds)"] == ""
+    assert program.widen(rows)[1][1][-1] == "0.3000 (+50.00 %)"
+
+
+def test_runs_that_are_the_same_count_as_comparisons(program, tmp_path):
+    generator = np.random.default_rng(0)
+    users = generator.random((2, 50)).astype(np.float32)
+    text = "model: VBPR\ndataset: x\nseeds: 2\n"
+    paths = {"none": write(program, tmp_path, "none", text, [0.2, 0.2], users)}
+    other = users + generator.random((2, 50)).astype(np.float32) / 10
+    for method, runs in {"amr": users, "fib": other}.items():
+        content = f"{text}method: {method}\n"
+        paths[method] = write(program, tmp_path, method, content, [0.2, 0.2], runs)
+    rows = program.make_rows(read(program, tmp_path, *paths.values()), ["recall@20"])
+    alone = program.make_rows(read(program, tmp_path, paths["none"], paths["fib"]), ["recall@20"])
+    for column in ("p (users)", "p (users, bootstrap)", "p (users and seeds)"):
+        assert cells(program, rows, method="amr")[column] == "1"
+        (p, uncorrected) = (float(cells(program, x, method="fib")[column]) for x in (rows, alone))
+        assert p == pytest.approx(2 * uncorrected, rel=0.05) and p < 1
+
+
+def test_results_of_another_configuration_are_not_printed_under_this_one(program, tmp_path):
+    text = "model: VBPR\ndataset: x\noptions: {model.reg_weight: 1}\n"
+    path = write(program, tmp_path, "a", text, [0.1, 0.2])
+    assert len(read(program, tmp_path, path)[0].runs) == 2
+    path.write_text(text.replace("reg_weight: 1", "reg_weight: 2"))
+    with pytest.raises(ValueError, match="seed-0.json' is the result of another configuration"):
+        read(program, tmp_path, path)
+    path.write_text(text)
+    files = sorted((tmp_path / "results" / "a").glob("*.json"))
+    files[0].rename(files[1].with_name("seed-2.json"))  # what seed 0 found is not what seed 2 would
+    with pytest.raises(ValueError, match="seed-2.json' is the result of another configuration"):
+        read(program, tmp_path, path)
 
 
 def test_every_format_holds_the_same_cells(program):

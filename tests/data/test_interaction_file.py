@@ -143,12 +143,21 @@ GOOD = "0\t1\t0\t1.5\t7\n"
         ("0\t1\t0\t1\t1e30", r"column 'timestamp': .*\(got '1e30'\)"),
         ("0\t1", r"line 3, column 'x_label': .*\(got ''\)"),
         ("0\t1\t0\t1\t7\t8", r"cannot be read as rows of 5 fields: Expected 5 .*line 3, saw 6"),
-        ('"0\t1\t0\t1\t7', r"cannot be read as rows of 5 fields: EOF inside string"),
+        ('"0\t1\t0\t1\t7', r"line 3, column 'userID': .*\(got '\"0'\)"),
     ],
 )
 def test_bad_row_is_named(tmp_path: Path, bad: str, message: str) -> None:
     path = write(tmp_path / "x.inter", HEADER + GOOD + bad + "\n" + GOOD)
     with pytest.raises(ValueError, match=message):
+        read_interactions(path)
+
+
+def test_between_tabs_a_quotation_mark_is_text(tmp_path: Path) -> None:
+    rows = ['0\t0\t"great', '0\t1\tthe "best"', '1\t1\t"', '1\t2\ta "b"']
+    path = write(tmp_path / "x.inter", "\n".join(["userID\titemID\treview", *rows, ""]))
+    assert len(read_interactions(path)) == 4
+    write(path, 'userID,itemID,review\n0,0,"great\n0,1,fine\n')
+    with pytest.raises(ValueError, match="EOF inside string"):
         read_interactions(path)
 
 

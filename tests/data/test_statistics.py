@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from pyg_mmrec.data import statistics
+from pyg_mmrec.data import fingerprints, statistics
 
 
 def build() -> HeteroData:
@@ -52,3 +52,31 @@ def test_statistics() -> None:
 def test_statistics_needs_interactions() -> None:
     with pytest.raises(ValueError, match=r"'data' needs \('user', 'interacts', 'item'\) edges"):
         statistics(HeteroData())
+
+
+@pytest.mark.parametrize("name", ["edge_index", "val_label_index", "test_label_index"])
+def test_a_split_that_lacks_is_named(name: str) -> None:
+    data = build()
+    del data["user", "interacts", "item"][name]
+    with pytest.raises(ValueError, match=f"the data needs '{name}'"):
+        statistics(data)
+
+
+def test_an_item_graph_may_not_tell_its_number_of_neighbors() -> None:
+    data = build()
+    del data["image", "similar", "image"].k
+    assert statistics(data)["modalities"]["image"]["neighbors"] is None
+
+
+def test_fingerprints_tell_what_differs() -> None:
+    ours = fingerprints(build())
+    data = build()
+    data["text"].x[5] += 1  # of an item without text
+    data["text"].x[0] += 1
+    data["user", "interacts", "item"].test_label_index[1, 0] = 3
+    data["image", "similar", "image"].edge_index[0, 0] = 1
+    theirs = fingerprints(data)
+    assert ours.keys() == theirs.keys()
+    assert {name for name in ours if ours[name] != theirs[name]} == {
+        "features of text", "test pairs", "edge_index of ('image', 'similar', 'image')"
+    }  # fmt: skip

@@ -90,6 +90,20 @@ def test_edges_and_nodes_may_come_in_any_order():
     assert expected.unique().numel() == expected.numel()
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_drops_as_many_edges(autocast):
+    number, probability = 200_000, 1 / (1 + math.exp(6))
+    module, x, _ = of_logits([6.0], straight_through=True)
+    edge_index = torch.zeros(2, number, dtype=torch.long)
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        mask = module.to(dtype)(x.to(dtype), edge_index, generator)
+    assert mask.dtype == torch.float32
+    std = math.sqrt(probability / number)
+    assert mask.lt(0.5).double().mean().item() == pytest.approx(probability, abs=4 * std)
+
+
 def test_no_edges_give_no_mask():
     module = mask_module()
     source, target, _ = graph()

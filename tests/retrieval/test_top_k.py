@@ -181,6 +181,23 @@ def test_refuses_nan(num_items: int, chunk_size: int | None) -> None:
         top_k(lambda chunk: scores[chunk], torch.arange(5), 2, chunk_size=chunk_size)
 
 
+def test_excluded_pairs_are_the_rows_they_make() -> None:
+    generator = torch.Generator().manual_seed(0)
+    score = InnerProduct(
+        torch.randn(9, 4, generator=generator), torch.randn(30, 4, generator=generator)
+    )
+    pairs = torch.rand(7, 30, generator=generator).gt(0.6).nonzero().t()  # of the first 7 users
+    pairs = pairs[:, torch.randperm(pairs.size(1), generator=generator)]
+    users = torch.tensor([8, 0, 6, 3])
+    values, items = top_k(score, users, 5, exclude=pairs)
+    scores = score(torch.arange(9))
+    scores[pairs[0], pairs[1]] = -torch.inf
+    torch.testing.assert_close(values, scores[users].topk(5).values)
+    assert torch.equal(items, scores[users].topk(5).indices)
+    nothing = torch.empty(2, 0, dtype=torch.int64)
+    assert torch.equal(top_k(score, users, 5, exclude=nothing)[1], top_k(score, users, 5)[1])
+
+
 def test_refuses_bad_arguments() -> None:
     scores = torch.zeros(4, 6)
     users = torch.arange(4)
@@ -199,8 +216,16 @@ def test_refuses_bad_arguments() -> None:
         top_k(score, users.float(), 1)
     with pytest.raises(ValueError, match=r"'users' needs to be a vector of int64 ids .*\[4, 1\]"):
         top_k(score, users.view(4, 1), 1)
-    with pytest.raises(ValueError, match=r"'users' needs ids from 0 to 3.*got 0 to 4"):
+    with pytest.raises(ValueError, match=r"'users' needs ids from 0 to 3.*got 4"):
         top_k(score, torch.arange(5), 1, exclude=exclude)
+    with pytest.raises(ValueError, match=r"'users' needs ids of 0 or more \(got -1\)"):
+        top_k(score, torch.tensor([2, -1]), 1)
+    with pytest.raises(ValueError, match=r"'users' needs ids below 4.*\(got 4\)"):
+        top_k(InnerProduct(torch.ones(4, 2), torch.ones(6, 2)), torch.arange(5), 1)
+    with pytest.raises(ValueError, match=r"'exclude' needs to be int64 of shape .*\[3, 1\]"):
+        top_k(score, users, 1, exclude=torch.zeros(3, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"'exclude' needs non-negative user ids \(got -2\)"):
+        top_k(score, users, 1, exclude=torch.tensor([[-2], [0]]))
     with pytest.raises(ValueError, match=r"'exclude' needs to be a pair .*\[5\] and \[1\]"):
         top_k(score, users, 1, exclude=(exclude[0], exclude[1][:1]))
     with pytest.raises(ValueError, match=r"'exclude' needs item ids below 6.*got 6"):

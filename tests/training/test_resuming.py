@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_mmrec.data.graph import INTERACTS
-from pyg_mmrec.nn.backbones import VBPR, LightGCN
+from pyg_mmrec.nn.backbones import FREEDOM, VBPR, LightGCN
 from pyg_mmrec.nn.objectives import DVIBc, Objective
 from pyg_mmrec.training import Trainer
 from tests.training.runs import (
@@ -80,8 +81,10 @@ def test_resume_without_a_checkpoint_starts_anew(data: HeteroData, tmp_path: Pat
     trainer = Trainer(lightgcn(data), data, OPTIONS, tmp_path, progress=False)
     trainer.fit(resume=True)
     assert_same_run(trainer, train(lightgcn(data), data))
-    other = train(lightgcn(data), data, replace(OPTIONS, epochs=1), folder=tmp_path)
-    assert len(other.history.epochs) == 1, "it went on though it was not asked to"
+    content = trainer.checkpoint.read_bytes()
+    with pytest.raises(ValueError, match=r"is the checkpoint of another run: resume that run, or"):
+        train(lightgcn(data), data, replace(OPTIONS, seed=1), folder=tmp_path)
+    assert trainer.checkpoint.read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,46 @@ def test_other_objective_or_data_are_refused(data: HeteroData, tmp_path: Path) -
     other = copy.copy(data)
     edge_index = data[INTERACTS].edge_index
     other[INTERACTS].edge_index = edge_index[:, 1:]
-    refused(dvib(), other, r"\(interactions: \w+ there, \w+ here\)")
+    refused(dvib(), other, r"\(training pairs: \w+ there, \w+ here\)")
+
+
+def test_another_item_graph_is_refused(data: HeteroData, tmp_path: Path) -> None:
+    def given(seed: int) -> HeteroData:
+        with_graph = copy.copy(data)
+        for name in ("image", "text"):
+            generator = torch.Generator().manual_seed(seed)
+            edge_index = torch.randint(90, (2, 200), generator=generator)
+            store = with_graph[name, "similar", name]
+            store.edge_index, store.edge_weight, store.k = edge_index, torch.ones(200), 5
+            store.fingerprint = None
+            del with_graph[name].x
+        return with_graph
+
+    def freedom() -> Objective:
+        return Objective(FREEDOM.from_data(given(0), embedding_dim=8, k=5, reg_weight=0.0))
+
+    train(freedom(), given(0), replace(OPTIONS, epochs=1), folder=tmp_path)
+    other = Trainer(freedom(), given(1), OPTIONS, tmp_path, progress=False)
+    with pytest.raises(
+        ValueError, match=r"edge_index of \('image', 'similar', 'image'\): \w+ there"
+    ):
+        other.fit(resume=True)
+
+
+def test_what_a_backbone_counts_is_no_difference(data: HeteroData, tmp_path: Path) -> None:
+    class Counting(LightGCN):
+        calls = 0
+
+        def loss(self, *args: Any) -> dict[str, Tensor]:
+            self.calls += 1
+            return super().loss(*args)
+
+    def counting() -> Objective:
+        return Objective(Counting.from_data(data, embedding_dim=8))
+
+    train(counting(), data, replace(OPTIONS, epochs=1), folder=tmp_path)
+    trainer = Trainer(counting(), data, replace(OPTIONS, epochs=2), tmp_path, progress=False)
+    assert len(trainer.fit(resume=True).epochs) == 2
 
 
 def test_damaged_checkpoint_is_refused(data: HeteroData, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from torch_geometric.data import HeteroData
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTS
-from pyg_mmrec.nn.backbones import VBPR, Backbone, ItemKNN, LightGCN, MostPop
+from pyg_mmrec.evaluation import FullRanking
+from pyg_mmrec.nn.backbones import BPRMF, VBPR, Backbone, ItemKNN, LightGCN, MostPop
 from pyg_mmrec.nn.objectives import Method, Objective
 from pyg_mmrec.training import Trainer, TrainingOptions, load_checkpoint
 from tests.training.runs import (
@@ -26,6 +27,8 @@ from tests.training.runs import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+ONE_EPOCH = replace(OPTIONS, epochs=1)
 
 
 # Numbers that are no numbers ---------------------------------------------------------------------
@@ -398,3 +401,20 @@ def test_a_callback_hears_every_epoch_and_can_end_the_training(data: HeteroData)
     records = trainer.history.epochs
     assert heard == [(i, record["validation"]["recall@20"]) for i, record in enumerate(records)]
     assert len(heard) == 3
+
+
+def test_vectors_are_copies(data: HeteroData) -> None:
+    trainer = train(Objective(BPRMF.from_data(data, embedding_dim=8)), data, ONE_EPOCH)
+    before = trainer.evaluate("val")
+    for vectors in trainer.vectors():
+        vectors.numpy().fill(0.0)
+    assert trainer.evaluate("val") == before
+
+
+def test_validation_items_may_be_no_candidates_on_test(data: HeteroData) -> None:
+    objective = lightgcn(data)
+    masked = replace(ONE_EPOCH, mask_validation=True)
+    trainer = Trainer(objective, data, masked, progress=False)
+    expected = FullRanking.from_hetero(data, "test", mask_validation=True)(trainer.scorer())
+    assert trainer.evaluate("test") == expected
+    assert expected != Trainer(objective, data, ONE_EPOCH, progress=False).evaluate("test")

@@ -101,12 +101,10 @@ def test_transform_writes_a_new_tensor(make_data: MakeData) -> None:
     product = degree[0][store.edge_index[0]] * degree[1][store.edge_index[1]]
     torch.testing.assert_close(store.edge_weight, product.float() ** -0.5)
     assert "edge_weight" not in data["user", "interacts", "item"]
-    assert repr(NormalizeInteractions()) == "NormalizeInteractions(normalization='symmetric')"
+    assert repr(NormalizeInteractions()) == "NormalizeInteractions()"
 
 
 def test_errors(make_data: MakeData) -> None:
-    with pytest.raises(ValueError, match=r"'normalization' needs to be 'symmetric' \(got 'row'\)"):
-        NormalizeInteractions("row")
     data = make_data()
     del data["user", "interacts", "item"]
     with pytest.raises(ValueError, match=r"the data needs 'edge_index' of the edge type"):

@@ -13,9 +13,9 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 from typing_extensions import Self
 
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import SIMILAR
-from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.transforms import BaseTransform
 
+from pyg_mmrec.argument_checks import check_positive, check_rate, check_weight
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.argument_checks import check_positive, check_rate, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
@@ -200,9 +201,9 @@ class BM3(ContentBackbone):
     @staticmethod
     def _distance(predicted: str, target: str, stages: Stages, batch: Triplets) -> Tensor:
         """Cosine distance, of each user or positive item."""
-        x, y = (
-            batch.at(key, stages.output[key])[: batch.user.numel()] for key in (predicted, target)
-        )
+        num = batch.user.numel()  # of positives; negatives are not read
+        batch = replace(batch, negative=batch.negative[:0], places=batch.places[:num])
+        x, y = (batch.at(key, stages.output[key]) for key in (predicted, target))
         return 1 - nn.functional.cosine_similarity(x, y, dim=-1)
 
     def vectors(self, stages: Stages) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_positive, check_weight
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.losses import bpr_loss, emb_loss, triplet_scores

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Graph, modalities, modality_order
-from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows
 

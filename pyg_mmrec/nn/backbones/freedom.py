@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_mmrec.argument_checks import check_positive, check_rate, check_weight
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
-from pyg_mmrec.nn.argument_checks import check_positive, check_rate, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation, WeightedConv

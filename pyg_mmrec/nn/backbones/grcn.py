@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_choice, check_positive, check_weight
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import (
     ContentBackbone,
     draw_as_one_table,
@@ -104,10 +104,7 @@ class GRCN(ContentBackbone):
         super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
         check_positive("num_routings", num_routings)
         check_weight("reg_weight", reg_weight)
-        if routing not in ("attention", "renormalise"):
-            raise ValueError(
-                f"'routing' needs to be 'attention' or 'renormalise' (got {routing!r})"
-            )
+        check_choice("routing", routing, ("attention", "renormalise"))
         self.require_features()
         self.num_routings = num_routings
         self.routing = routing

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY
-from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import Stages, Triplets
 from pyg_mmrec.nn.functional import spmm
@@ -40,6 +40,7 @@ class ItemKNN(Backbone):
     """
 
     has_vectors = False
+    sites: ClassVar[dict[str, int]] = {}  # type: ignore[assignment]
 
     def __init__(self, num_users: int, num_items: int, k: int = 100) -> None:
         super().__init__(num_users, num_items)
@@ -50,11 +51,6 @@ class ItemKNN(Backbone):
     def transform(self) -> BaseTransform:
         """The graph of similar items."""
         return ItemCosineGraph(self.k)
-
-    @property
-    def sites(self) -> dict[str, int]:
-        """No site."""
-        return {}
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
+from pyg_mmrec.argument_checks import check_choice, check_positive, check_weight
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.adjacency import on_shared_edges
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import RowNormalizedConv, WeightedConv, cosine_knn_adjacency
@@ -148,8 +148,7 @@ class LATTICE(ContentBackbone):
         check_weight("original_weight", original_weight)
         if original_weight > 1:
             raise ValueError(f"'original_weight' needs to lie in [0, 1] (got {original_weight})")
-        if cf_model not in ("lightgcn", "mf"):
-            raise ValueError(f"'cf_model' needs to be 'lightgcn' or 'mf' (got {cf_model!r})")
+        check_choice("cf_model", cf_model, ("lightgcn", "mf"))
         self.require_features()
         self.num_item_layers = num_item_layers
         self.num_layers = num_layers

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_positive, check_rate
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.argument_checks import check_positive, check_rate
 from pyg_mmrec.nn.backbones.lightgcn import LightGCN
 from pyg_mmrec.nn.backbones.stages import Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LayerRefinementConv

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.transforms import BaseTransform
 
+from pyg_mmrec.argument_checks import check_positive, check_weight
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation

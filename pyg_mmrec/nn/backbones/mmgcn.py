@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_positive, check_weight
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import (
     ContentBackbone,
     draw_as_one_table,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -22,10 +22,7 @@ class MostPop(Backbone):
         num_items (int): Number of items.
     """
 
-    @property
-    def sites(self) -> dict[str, int]:
-        """No site."""
-        return {}
+    sites: ClassVar[dict[str, int]] = {}  # type: ignore[assignment]
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph

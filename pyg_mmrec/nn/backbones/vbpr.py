@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_choice, check_positive, check_weight
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.losses import bpr_loss, emb_loss, triplet_scores
@@ -68,8 +68,7 @@ class VBPR(ContentBackbone):
         check_positive("embedding_dim", embedding_dim)
         super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
         check_weight("reg_weight", reg_weight)
-        if site not in ("content", "item"):
-            raise ValueError(f"'site' needs to be 'content' or 'item' (got {site!r})")
+        check_choice("site", site, ("content", "item"))
         self.require_features()
         self.reg_weight = reg_weight
         self.site = site

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import SIMILAR
-from pyg_mmrec.nn.argument_checks import check_positive
 from pyg_mmrec.nn.backbones.lattice import (
     mixed_item_graph,
     normalized_item_graph,

@@ -1,6 +1,7 @@
 from torch import Tensor
 from torch_geometric.typing import OptTensor
 
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.nn.conv.weighted_conv import WeightedConv
 from pyg_mmrec.nn.functional.normalize_rows import normalize_rows
@@ -69,8 +70,7 @@ class CosineKNNConv(WeightedConv):
     """
 
     def __init__(self, k: int, **kwargs: object) -> None:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"'k' needs to be a positive integer (got {k!r})")
+        check_positive("k", k)
         super().__init__(**kwargs)
         self.k = k
 

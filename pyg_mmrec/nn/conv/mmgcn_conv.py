@@ -9,7 +9,7 @@ from torch_geometric.utils import spmm as pyg_spmm
 from torch_geometric.utils.sparse import set_sparse_value
 
 from pyg_mmrec.data import Adjacency
-from pyg_mmrec.nn.functional.spmm import spmm
+from pyg_mmrec.nn.functional.spmm import outside_autocast, spmm
 
 
 class MMGCNConv(MessagePassing):
@@ -148,6 +148,7 @@ class MMGCNConv(MessagePassing):
                 raise ValueError(
                     f"'x' needs one row per target, {edge_index.size[1]} (got {target.size(0)})"
                 )
+            source = outside_autocast(source)  # as the weights are to be, too
             return spmm(_with_mean_weight(edge_index, edge_mask, source.dtype), source)
         if edge_mask is not None:
             if not isinstance(edge_index, Tensor) or edge_index.layout is not torch.strided:

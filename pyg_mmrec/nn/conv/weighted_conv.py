@@ -67,6 +67,7 @@ class WeightedConv(MessagePassing):
             edge_weight (torch.Tensor, optional): ``[num_edges]`` in the order of ``edge_index``;
                 for an :class:`~pyg_mmrec.data.Adjacency` in the order of its ``edge_index``.
             size (tuple[int, int], optional): Number of sources and targets of a COO graph.
+                (default: those of an ``EdgeIndex``, else the numbers of rows in ``x``)
 
         Raises:
             ValueError: If ``edge_weight`` comes with a sparse matrix, which holds its own weights,
@@ -79,12 +80,17 @@ class WeightedConv(MessagePassing):
                 edge_index = edge_index.with_weight(edge_weight)
             return spmm(edge_index, x[0])
         if isinstance(edge_index, EdgeIndex):
-            # Its own product has no gradient by weights, and a wrong one in bipartite graphs.
+            sizes = edge_index.sparse_size()
+            size = sizes if size is None else size
+            # Its own product has no gradient by weights, and a wrong one in bipartite graphs; of
+            # unknown sizes, it ends at the highest id.
             learns = edge_weight is not None and edge_weight.requires_grad
-            if torch.is_grad_enabled() and (learns or x[0].requires_grad):
+            if None in sizes or torch.is_grad_enabled() and (learns or x[0].requires_grad):
                 edge_index = edge_index.as_tensor()
         elif edge_weight is not None and not self._is_coo(edge_index):
             raise ValueError("'edge_weight' does not go with a sparse matrix, which holds its own")
+        elif isinstance(edge_index, Tensor) and edge_index.layout is torch.sparse_csc:
+            edge_index = edge_index.to_sparse_csr()  # the other has no gradient by values
         # propagate_type: (x: OptPairTensor, edge_weight: OptTensor)
         return self.propagate(edge_index, x=x, edge_weight=edge_weight, size=size)
 

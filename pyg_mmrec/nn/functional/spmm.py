@@ -26,6 +26,11 @@ with warnings.catch_warnings():
     _csr(torch.zeros(1, dtype=torch.int32), torch.empty(0, dtype=torch.int32), torch.empty(0), 0)
 
 
+def _sums_bags(x: Tensor) -> bool:
+    """Whether sums of weighted rows have the fastest kernel: in float32 on a CPU."""
+    return not x.is_cuda and x.dtype == torch.float32
+
+
 def weighted_sum(
     rowptr: Tensor,
     col: Tensor,
@@ -36,8 +41,7 @@ def weighted_sum(
 ) -> Tensor:
     """The kernel of :func:`spmm`, which autograd does not see: ``factor * (base + A @ x)``."""
     x = x.contiguous()
-    if not x.is_cuda and x.dtype == torch.float32:
-        # On a CPU, rows of embeddings, weighted and added up, have the fastest kernel.
+    if _sums_bags(x):
         if factor != 1.0:
             weight = weight * factor
         out = torch.embedding_bag(
@@ -45,13 +49,13 @@ def weighted_sum(
         )[0]
         return out if base is None else out.add_(base, alpha=factor)
     matrix = _csr(rowptr, col, weight, x.size(0))
-    if x.is_cuda or _WITH_MKL and x.dtype == torch.float64:
+    if x.is_cuda or _WITH_MKL and x.dtype in (torch.float32, torch.float64):
+        out, beta = x.new_empty((rowptr.numel() - 1, x.size(1))), factor
         if base is None:
             # At beta=0 MKL reads nothing of what it adds to, and as the output it is not copied.
-            make = x.new_zeros if x.is_cuda else x.new_empty
-            out = make((rowptr.numel() - 1, x.size(1)))
-            return torch.addmm(out, matrix, x, beta=0.0, alpha=factor, out=out)
-        return torch.addmm(base, matrix, x, beta=factor, alpha=factor)
+            base, beta = out.zero_() if x.is_cuda else out, 0.0
+        # Autocast, which stays on in here, leaves a product alone that is told where to write.
+        return torch.addmm(base, matrix, x, beta=beta, alpha=factor, out=out)
     out = torch.sparse.mm(matrix, x, "sum")
     if base is not None:
         out += base
@@ -103,11 +107,13 @@ def _sddmm(
     left: Tensor,
     right: Tensor,
 ) -> Tensor:
+    dtype, full = left.dtype, torch.promote_types(left.dtype, torch.float32)
+    left, right = left.to(full), right.to(full)  # there is no kernel for half precision
     pattern = _csr(rowptr, col, left.new_zeros(col.numel()), right.size(0))
     product = torch.sparse.sampled_addmm(
         pattern, left.contiguous(), right.contiguous().t(), beta=0.0
     )
-    return product.values().clone()
+    return product.values().to(dtype, copy=True)
 
 
 @_sddmm.register_fake

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from pyg_mmrec.argument_checks import check_choice
 
 
 def check_reduction(reduction: str) -> None:
@@ -90,7 +93,11 @@ def kl_divergence(x: Tensor, y: Tensor) -> Tensor:
     """
     _check_shapes(x, y)
     log_p, log_q = x.log_softmax(-1), y.log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    p, d = log_p.exp(), log_q - log_p
+    # Adds sum(q - p) = 0 to sum(-p d): the terms p (exp(d) - 1 - d) are not negative, and exact for
+    # nearly equal distributions. Beyond d = 1, where exp(d) may overflow, p exp(d) is read off q.
+    beyond = torch.where(d > 1, log_q.exp() - math.e * p, 0.0)
+    return (p * (d.clamp(max=1).expm1() - d) + beyond).sum(-1)
 
 
 def softmax_twice_divergence(x: Tensor, y: Tensor) -> Tensor:
@@ -148,10 +155,7 @@ class DistillationLoss(nn.Module):
     def __init__(self, divergence: str = "js", reduction: str = "mean") -> None:
         super().__init__()
         check_reduction(reduction)
-        if divergence not in DIVERGENCES:
-            raise ValueError(
-                f"'divergence' needs to be one of {sorted(DIVERGENCES)} (got {divergence!r})"
-            )
+        check_choice("divergence", divergence, sorted(DIVERGENCES))
         self.divergence = divergence
         self.reduction = reduction
 

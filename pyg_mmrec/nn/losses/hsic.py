@@ -146,11 +146,12 @@ def hsic(
         \qquad (\mathbf{K}_X)_{ij} = \exp \left( - \frac{\lVert \mathbf{x}_i - \mathbf{x}_j
         \rVert^2}{2 \sigma^2} \right)
 
-    0 for constant, and near 0 for independent, vectors; the biased form is never below 0. The
-    unbiased one (`Song et al., 2012 <https://jmlr.org/papers/v13/song12a.html>`_, Eq. 5) is 0 in
-    the mean if :math:`X` and :math:`Y` are independent. Time and memory are :math:`O(n^2)`, of two
-    ``[n, n]`` kernels the halves on a CPU, plus one product of ``[n, channels]`` with its transpose
-    per argument; :math:`\mathbf{H}` is never made. Differentiable once.
+    0 for constant, and near 0 for independent, vectors. The biased form is never below 0 but by
+    rounding, about 1e-6 in float32. The unbiased one (`Song et al., 2012
+    <https://jmlr.org/papers/v13/song12a.html>`_, Eq. 5) is 0 in the mean if :math:`X` and :math:`Y`
+    are independent. Time and memory are :math:`O(n^2)`, of two ``[n, n]`` kernels the halves on a
+    CPU, plus one product of ``[n, channels]`` with its transpose per argument; :math:`\mathbf{H}`
+    is never made. Differentiable once.
 
     Args:
         x (torch.Tensor): Vectors ``[n, channels]``.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyg_mmrec.argument_checks import check_choice, check_weight
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.argument_checks import check_choice, check_weight
 from pyg_mmrec.nn.backbones import Backbone, Stages, Triplets
 from pyg_mmrec.nn.functional import normalize_rows
 from pyg_mmrec.nn.objectives.method import Method, backbones_with
@@ -25,7 +25,9 @@ class AMR(Method):
 
     on the batch, row by row of each modality, 0 where :math:`\Gamma_i = 0`; no gradient flows
     through :math:`\Delta`. Features should be of a common scale first:
-    :class:`~pyg_mmrec.transforms.ScaleFeatures`.
+    :class:`~pyg_mmrec.transforms.ScaleFeatures`. Where the backbone draws dropout, as BM3 does,
+    :math:`L_0(\mathbf{x})`, :math:`\Gamma` and :math:`L_0(\mathbf{x} + \Delta)` each have a draw
+    of their own.
 
     Args:
         epsilon (float, optional): :math:`\epsilon`, the length of each row of :math:`\Delta`; for
@@ -75,7 +77,8 @@ class AMR(Method):
             raise ValueError(
                 f"AMR perturbs modality features, and the loss of this {type(backbone).__name__} "
                 f"reads none (its 'loss_reads_content' is false); that of "
-                f"{backbones_with(lambda item: bool(item.loss_reads_content))} does or can"
+                f"{backbones_with(lambda item: bool(item.loss_reads_content))} does, given "
+                f"'contrastive_weight' > 0 of BM3 and 'reg_weight' > 0 of FREEDOM"
             )
         if self.on == "features" and getattr(backbone, "features", None) is not None:
             raise ValueError(

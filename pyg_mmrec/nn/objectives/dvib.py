@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pyg_mmrec.argument_checks import check_choice, check_weight
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.argument_checks import check_choice, check_weight
 from pyg_mmrec.nn.backbones import (
     EVERY_ROW,
     Backbone,
@@ -20,7 +20,7 @@ from pyg_mmrec.nn.backbones import (
 )
 from pyg_mmrec.nn.losses import BottleneckRate, DistillationLoss, NormalKLRate
 from pyg_mmrec.nn.noise import AdaptiveNoise, ConstantNoise
-from pyg_mmrec.nn.objectives.method import Method
+from pyg_mmrec.nn.objectives.method import Method, backbones_with
 
 
 class _DVIB(Method):
@@ -53,6 +53,11 @@ class _DVIB(Method):
                 f"'distillation_weight' needs to lie in [0, 1] for convex mixing "
                 f"(got {distillation_weight})"
             )
+        if max(clean_weight, noisy_weight, distillation_weight) == 0:
+            raise ValueError(
+                "one of 'clean_weight', 'noisy_weight' and 'distillation_weight' needs to be "
+                "positive (got 0, 0, 0)"
+            )
         share = 1.0 if mixing == "sum" else 1.0 - distillation_weight
         self.weights = (share * clean_weight, share * noisy_weight, distillation_weight)
         self.rows = rows
@@ -81,7 +86,8 @@ class _DVIB(Method):
         if not backbone.sites:
             raise ValueError(
                 f"DVIB perturbs hidden layers, and {type(backbone).__name__} declares none "
-                f"(its 'sites' are empty); every backbone that is trained has some"
+                f"(its 'sites' are empty); {backbones_with(lambda item: bool(item.sites))} "
+                f"have some"
             )
 
     def perturb(self, site: str, hidden: Tensor) -> tuple[Tensor, Tensor | None]:

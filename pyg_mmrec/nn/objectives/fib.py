@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pyg_mmrec.argument_checks import check_weight
 from pyg_mmrec.data import Graph
-from pyg_mmrec.nn.argument_checks import check_weight
 from pyg_mmrec.nn.backbones import Backbone, ContentBackbone, Stages, Triplets
 from pyg_mmrec.nn.losses import HSICLoss
 from pyg_mmrec.nn.objectives.method import Method, backbones_with
+
+
+def _projects_all(backbone: type[Backbone]) -> bool:
+    return issubclass(backbone, ContentBackbone) and "projected" not in backbone.options()
 
 
 class FIB(Method):
@@ -25,12 +29,14 @@ class FIB(Method):
     and negative, each once; those without a modality have no part in its term. Raw features are
     the graph's, constant, also where a backbone trains its own copy. Of VBPR, whose modalities
     share a projection, :math:`\mathbf{Z}^m = \mathbf{W}_m \mathbf{x}^m` with the columns of
-    :math:`m`.
+    :math:`m`. Where items lack a modality, a GPU is waited for to count those that have it.
 
     Args:
         weight (float, optional): :math:`\alpha`. (default: 1)
         variance (float, optional): :math:`\sigma^2` of the kernels, or :obj:`None` for the median
             heuristic. (default: 0.2)
+        normalize (bool, optional): Whether rows are first divided by their norm.
+            (default: :obj:`True`)
         unbiased (bool, optional): The unbiased estimator of :func:`~pyg_mmrec.nn.losses.hsic`.
             (default: :obj:`False`)
         modalities (list[str], optional): Modalities to take part. (default: all in use)
@@ -47,13 +53,14 @@ class FIB(Method):
         self,
         weight: float = 1.0,
         variance: float | None = 0.2,
+        normalize: bool = True,
         unbiased: bool = False,
         modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         check_weight("weight", weight)
         self.weight = weight
-        self.hsic = HSICLoss(variance, unbiased=unbiased)
+        self.hsic = HSICLoss(variance, normalize, unbiased)
         if modalities is not None and (isinstance(modalities, str) or not modalities):
             raise ValueError(f"'modalities' needs one or more names (got {modalities!r})")
         self.modalities = None if modalities is None else list(modalities)
@@ -62,19 +69,26 @@ class FIB(Method):
     def attach(self, backbone: Backbone) -> None:
         """Needs projected modalities."""
         projected = backbone.content_channels
-        if not projected:
+        own = list(getattr(backbone, "modalities", projected))
+        if not own:
             raise ValueError(
                 f"FIB narrows the projections of modalities, and {type(backbone).__name__} has "
                 f"none (its 'content_channels' are empty); "
                 f"{backbones_with(lambda item: issubclass(item, ContentBackbone))} have some"
             )
-        self._names = self.modalities or list(getattr(backbone, "modalities", projected))
+        self._names = self.modalities or own
         raw = [name for name in self._names if name not in projected]
         if raw:
+            ways = []
+            if projected:
+                ways.append(f"name those to take part in 'modalities', of {list(projected)}")
+            if "projected" in backbone.options() and set(raw) <= set(own):
+                widths = {**projected, **dict.fromkeys(raw, 64)}
+                ways.append(f"build it with 'projected', such as {widths}")
             raise ValueError(
-                f"FIB narrows the projections of modalities, and {type(backbone).__name__} does "
-                f"not project {raw}: name those to take part in 'modalities', of "
-                f"{list(projected)}, or have the backbone project the others"
+                f"FIB narrows the projections of modalities, and this {type(backbone).__name__} "
+                f"does not project {raw}{': ' if ways else ''}{', or '.join(ways)}; "
+                f"{backbones_with(_projects_all)} project all of theirs"
             )
 
     def terms(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyg_mmrec.argument_checks import check_weight
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import SIMILAR
-from pyg_mmrec.nn.argument_checks import check_weight
 from pyg_mmrec.nn.backbones import Backbone, Stages, Triplets
 from pyg_mmrec.nn.edge_mask import BernoulliEdgeMask
 from pyg_mmrec.nn.losses import HSICLoss
@@ -20,9 +20,9 @@ UNMASKED = ("item", "unmasked", "item")
 def mask_item_graph(adjacency: Adjacency, mask: Tensor) -> Adjacency:
     r"""Multiplies the weights of an item graph with a mask, and restores their scale:
     :math:`S_{ij} \rho_{ij} \sqrt{r_i / r'_i \cdot r_j / r'_j}` with the row sums :math:`r` before
-    and :math:`r'` after. A mask of ones changes nothing. A row of which less than a hundredth is
-    left is scaled as if it were a hundredth: without a limit, an edge from it into another row
-    could outweigh all others there.
+    and :math:`r'` after. A mask of one value changes nothing, down to a hundredth. A row of which
+    less than that is left is scaled as if it were a hundredth, :math:`r / r' = 100`: without a
+    limit, an edge from it into another row could outweigh all others there.
 
     Args:
         adjacency (Adjacency): The item graph.
@@ -61,6 +61,8 @@ class GIB(Method):
         weight (float, optional): :math:`\beta`. (default: 0.5)
         variance (float, optional): :math:`\sigma^2` of the kernels, or :obj:`None` for the median
             heuristic. (default: 0.25)
+        normalize (bool, optional): Whether rows are first divided by their norm.
+            (default: :obj:`True`)
         unbiased (bool, optional): The unbiased estimator of :func:`~pyg_mmrec.nn.losses.hsic`.
             (default: :obj:`False`)
         hidden_channels (int, optional): Hidden size of the mask's network.
@@ -75,7 +77,8 @@ class GIB(Method):
 
     .. note::
         The paper's equations have no sigmoid around the network and do not restore the scale of
-        the kept weights.
+        the kept weights. Here it is restored down to a hundredth of a row: a mask of one value
+        :math:`\rho < 0.01` leaves :math:`\rho / 0.01` of the graph.
     """
 
     name = "gib"
@@ -85,6 +88,7 @@ class GIB(Method):
         self,
         weight: float = 0.5,
         variance: float | None = 0.25,
+        normalize: bool = True,
         unbiased: bool = False,
         hidden_channels: int | None = None,
         temperature: float = 0.2,
@@ -95,7 +99,7 @@ class GIB(Method):
         # Refuses what is out of range now.
         BernoulliEdgeMask(1, 1 if hidden_channels is None else hidden_channels, temperature)
         self.weight = weight
-        self.hsic = HSICLoss(variance, unbiased=unbiased)
+        self.hsic = HSICLoss(variance, normalize, unbiased)
         self.hidden_channels = hidden_channels
         self.temperature = temperature
         self.straight_through = straight_through
@@ -115,7 +119,8 @@ class GIB(Method):
         if not channels:
             raise ValueError(
                 f"GIB reads the items of an edge, and {type(backbone).__name__} has neither an "
-                f"'item_embedding' nor projected modalities ('content_channels')"
+                f"'item_embedding' nor projected modalities ('content_channels'); "
+                f"{backbones_with(lambda item: item.has_item_graph)} have both"
             )
         self.edge_mask = BernoulliEdgeMask(
             sum(channels.values()),
@@ -128,8 +133,9 @@ class GIB(Method):
         """What the mask reads of every item, :math:`[z_i || q_i]`."""
         content = backbone.content(graph) if backbone.content_channels else {}
         parts = [content[name] for name in backbone.content_channels]
-        if hasattr(backbone, "item_embedding"):
-            parts.append(backbone.item_embedding.weight)  # type: ignore[union-attr,arg-type]
+        embedding = getattr(backbone, "item_embedding", None)
+        if embedding is not None:
+            parts.append(embedding.weight)
         return torch.cat(parts, 1)
 
     def _keep(self, backbone: Backbone, graph: Graph) -> tuple[Adjacency, Tensor]:

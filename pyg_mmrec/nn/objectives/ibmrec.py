@@ -16,7 +16,8 @@ def ibmrec(backbone: Backbone | type[Backbone]) -> list[Method]:
     VBPR and VLightGCN take :class:`FIB` and :class:`SecondStage`, LATTICE takes :class:`GIB`,
     VLATTICE all three. The rule for others: :class:`GIB` if there is an item-item graph,
     :class:`SecondStage` if users have multimedia vectors, and :class:`FIB` if they have some or
-    there is no item-item graph.
+    there is no item-item graph; of a backbone that projects only some of its modalities, such as
+    MMGCN, it asks for their names.
 
     Args:
         backbone (Backbone or type): The backbone, or its class.

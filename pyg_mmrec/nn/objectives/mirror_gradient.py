@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
+from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.nn.objectives.method import Method
 
 
@@ -35,9 +35,9 @@ class MirrorGradient(Method):
     def __init__(self, alpha_1: float = 1.0, alpha_2: float = 0.1, interval: int = 3) -> None:
         super().__init__()
         for name, value in (("alpha_1", alpha_1), ("alpha_2", alpha_2)):
-            check_weight(name, value)
-            if value == 0:  # Adam's moments would move the weights all the same
-                raise ValueError(f"'{name}' needs to be positive (got {value})")
+            # Not 0 either: Adam's moments would move the weights all the same.
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f"'{name}' needs to be a positive number (got {value!r})")
         check_positive("interval", interval)
         self.alpha_1 = alpha_1
         self.alpha_2 = alpha_2

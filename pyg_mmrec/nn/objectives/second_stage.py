@@ -22,7 +22,8 @@ class SecondStage(Method):
 
     with an optimiser of its own, which keeps the multimedia vectors of users :math:`\mathbf{c}` and
     items :math:`\mathbf{z}` informed of the interactions. :math:`B_v` are the batch's positive
-    items, each once. Only the users' multimedia vectors and the projections are trained.
+    items, each once; a GPU is waited for to find them. Only the users' multimedia vectors and the
+    projections are trained.
 
     Args:
         temperature (float, optional): :math:`\tau`. (default: 0.2)

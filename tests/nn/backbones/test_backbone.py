@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyg_mmrec.nn.argument_checks import check_positive, check_weight
+from pyg_mmrec.argument_checks import check_positive, check_weight
 from pyg_mmrec.nn.backbones import FREEDOM, MMGCN, VBPR, Backbone, LightGCN, MostPop, Triplets
 
 

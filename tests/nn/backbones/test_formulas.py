@@ -309,7 +309,7 @@ def test_selfcf_compares_predictions_with_the_dropped_targets(make_data):
         (VLATTICE, {"num_item_layers": 0}, "'num_item_layers' needs to be a positive integer"),
         (LATTICE, {"k": 0}, "'k' needs to be a positive integer"),
         (LATTICE, {"original_weight": 1.1}, r"'original_weight' needs to lie in \[0, 1\]"),
-        (LATTICE, {"cf_model": "gcn"}, "'cf_model' needs to be 'lightgcn' or 'mf'"),
+        (LATTICE, {"cf_model": "gcn"}, r"'cf_model' needs to be one of \['lightgcn', 'mf'\]"),
         (LATTICE, {"batch_size": 0}, "'batch_size' needs to be a positive integer"),
     ],
 )

@@ -146,7 +146,7 @@ def test_preset_and_sizes(tiny):
         ({"reg_weight": -1.0}, "'reg_weight' needs to be a number of 0 or more"),
         (
             {"routing": "none"},
-            r"'routing' needs to be 'attention' or 'renormalise' \(got 'none'\)",
+            r"'routing' needs to be one of \['attention', 'renormalise'\] \(got 'none'\)",
         ),
         ({"modalities": ["audio"]}, "'modalities' names 'audio', but the data have"),
     ],

@@ -325,7 +325,10 @@ def test_data_without_features_are_refused(make_data):
         ({"batch_size": 0}, r"'batch_size' needs to be a positive integer \(got 0\)"),
         ({"reg_weight": -1.0}, r"'reg_weight' needs to be a number of 0 or more \(got -1.0\)"),
         ({"original_weight": 1.1}, r"'original_weight' needs to lie in \[0, 1\] \(got 1.1\)"),
-        ({"cf_model": "ngcf"}, r"'cf_model' needs to be 'lightgcn' or 'mf' \(got 'ngcf'\)"),
+        (
+            {"cf_model": "ngcf"},
+            r"'cf_model' needs to be one of \['lightgcn', 'mf'\] \(got 'ngcf'\)",
+        ),
         ({"modalities": ["image", "audio"]}, "'modalities' names 'audio', but the data have"),
     ],
 )

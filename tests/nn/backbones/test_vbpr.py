@@ -64,7 +64,7 @@ def test_an_item_without_a_modality_has_no_projection_of_it(make_data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"site": "user"}, r"'site' needs to be 'content' or 'item' \(got 'user'\)"),
+        ({"site": "user"}, r"'site' needs to be one of \['content', 'item'\] \(got 'user'\)"),
         ({"modalities": ["image", "audio"]}, r"names 'audio', but the data have \['image', 'text'"),
         ({"modalities": []}, r"'modalities' needs one or more different names \(got \[\]\)"),
         ({"modalities": ["text", "text"]}, r"one or more different names \(got \['text', 'text'"),

@@ -16,9 +16,10 @@ pytestmark = [
 
 @pytest.fixture
 def bipartite():
+    """Edges, weights, sources and the dense matrix; no edge enters the last target."""
     generator = torch.Generator().manual_seed(0)
-    pairs = torch.randperm(NUM_SOURCES * NUM_TARGETS, generator=generator)[:13]
-    edge_index = torch.stack([pairs // NUM_TARGETS, pairs % NUM_TARGETS])
+    pairs = torch.randperm(NUM_SOURCES * (NUM_TARGETS - 1), generator=generator)[:13]
+    edge_index = torch.stack([pairs // (NUM_TARGETS - 1), pairs % (NUM_TARGETS - 1)])
     weight = torch.rand(13, generator=generator)
     x = torch.randn(NUM_SOURCES, 5, generator=generator)
     dense = torch.zeros(NUM_TARGETS, NUM_SOURCES)
@@ -26,15 +27,48 @@ def bipartite():
     return edge_index, weight, x, dense
 
 
-def test_every_layout_gives_equal_results_and_gradients(bipartite, layouts):
+@pytest.mark.parametrize("size", [(NUM_SOURCES, NUM_TARGETS), None])
+def test_every_layout_gives_equal_results_and_gradients(bipartite, layouts, size):
     edge_index, weight, x, dense = bipartite
     conv = WeightedConv()
     for name, graph, edge_weight in layouts(edge_index, weight, (NUM_SOURCES, NUM_TARGETS)):
-        x = x.detach().requires_grad_()
-        out = conv((x, None), graph, edge_weight, size=(NUM_SOURCES, NUM_TARGETS))
+        if name == "coo" and size is None:  # of which nothing tells the number of targets
+            continue
+        torch.testing.assert_close(conv((x, None), graph, edge_weight, size), dense @ x, msg=name)
+        y = x.clone().requires_grad_()
+        out = conv((y, None), graph, edge_weight, size)
         torch.testing.assert_close(out, dense @ x, msg=name)
         out.square().sum().backward()
-        torch.testing.assert_close(x.grad, 2 * dense.t() @ (dense @ x), msg=name)
+        torch.testing.assert_close(y.grad, 2 * dense.t() @ (dense @ x), msg=name)
+
+
+@pytest.mark.parametrize("sort_order", [None, "col"])
+@pytest.mark.parametrize("sparse_size", [(None, None), (NUM_SOURCES, None), (None, NUM_TARGETS)])
+@pytest.mark.parametrize("learns", [False, True])
+def test_edges_that_do_not_tell_their_sizes(bipartite, sort_order, sparse_size, learns):
+    edge_index, _, x, dense = bipartite
+    edge_index = edge_index[:, edge_index[1].argsort()]
+    graph = EdgeIndex(edge_index, sparse_size=sparse_size, sort_order=sort_order)
+    x.requires_grad_(learns)
+    out = WeightedConv()((x, None), graph, size=(NUM_SOURCES, NUM_TARGETS))
+    torch.testing.assert_close(out, dense.ne(0).float() @ x)
+    square = WeightedConv()(x, EdgeIndex(edge_index, sort_order=sort_order))
+    torch.testing.assert_close(square[:NUM_TARGETS], out)
+    assert square.size(0) == NUM_SOURCES and square[NUM_TARGETS:].eq(0).all()
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+@pytest.mark.parametrize("both", [False, True])
+def test_learned_values_of_a_matrix_get_their_gradient(bipartite, layout, both):
+    edge_index, weight, x, _ = bipartite
+    weight, x = weight.requires_grad_(), x.requires_grad_(both)
+    matrix = torch.sparse_coo_tensor(edge_index.flip(0), weight, (NUM_TARGETS, NUM_SOURCES))
+    if layout != "coo":
+        matrix = matrix.coalesce().to_sparse(layout=getattr(torch, f"sparse_{layout}"))
+    out = WeightedConv()((x, None), matrix)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    (grad,) = torch.autograd.grad(out, weight, upstream)
+    torch.testing.assert_close(grad, (upstream[edge_index[1]] * x[edge_index[0]]).sum(1))
 
 
 def test_fast_path_equals_messages(bipartite, layouts):

@@ -139,3 +139,24 @@ def test_bad_ends_of_edges_are_refused():
         sddmm(adjacency, torch.ones(4, 3), torch.ones(2, 3).double())
     with pytest.raises(ValueError, match=r"'right' needs .* \(got torch.float32 \[2, 5\]\)"):
         sddmm(adjacency, torch.ones(4, 3), torch.ones(2, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_learned_weights_and_inner_products_in_half_precision(dtype):
+    edge_index, weight, _ = random_graph(dtype=torch.float32)
+    structure = Adjacency.from_edge_index(edge_index, weight, size=(7, 5))
+    generator = torch.Generator().manual_seed(1)
+    weight, *ends = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in (18, (5, 3), (7, 3), (5, 3))
+    )
+
+    def run(weight, target, source, upstream):
+        score = sddmm(structure, target, source)
+        out = spmm(structure.with_weight(weight), source)
+        grads = torch.autograd.grad((out, score), (weight, target, source), (upstream, weight))
+        return score, out, *grads
+
+    found = run(*(x.clone().requires_grad_() for x in (weight, *ends)))
+    wanted = run(*(x.float().requires_grad_() for x in (weight, *ends)))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other.to(dtype), rtol=2e-2, atol=2e-2)

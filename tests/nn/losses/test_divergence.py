@@ -117,6 +117,39 @@ def test_js_is_exact_in_float32_for_nearly_equal_inputs(gap):
     torch.testing.assert_close(js_divergence(x, y).double(), exact, rtol=3e-6 / gap, atol=0)
 
 
+@pytest.mark.parametrize("gap", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_kl_is_exact_in_float32_for_nearly_equal_inputs(gap):
+    x, noise = logits(200, 64)
+    x, y = x.float().requires_grad_(), (x + gap * noise).float().requires_grad_()
+    p, q = (Categorical(logits=z.double()) for z in (x, y))
+    exact, found = torch_kl(p, q), kl_divergence(x, y)
+    assert found.min() > 0
+    torch.testing.assert_close(found.double(), exact, rtol=5e-7 / gap, atol=0)
+    wanted = torch.autograd.grad(exact.sum(), (x, y))
+    for one, other in zip(torch.autograd.grad(found.sum(), (x, y)), wanted, strict=True):
+        assert (one - other).norm() < 3e-7 / gap * other.norm()
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 10.0, 200.0])
+def test_kl_equals_the_plain_formula_with_its_gradients(scale):
+    x, y = (z.requires_grad_() for z in logits(100, 6, scale=scale))
+    log_p, log_q = x.log_softmax(-1), y.log_softmax(-1)
+    plain, found = (log_p.exp() * (log_p - log_q)).sum(-1), kl_divergence(x, y)
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
+    wanted = torch.autograd.grad(plain.sum(), (x, y))
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), (x, y)), wanted)
+    single = [z.detach().float().requires_grad_() for z in (x, y)]
+    found = kl_divergence(*single)
+    torch.testing.assert_close(found.double(), plain, rtol=1e-4, atol=1e-6)
+    for one, other in zip(torch.autograd.grad(found.sum(), single), wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6 * max(scale, 1))
+
+
+def test_kl_gradgradcheck():
+    x, y = logits(3, 4, scale=2.0)
+    assert torch.autograd.gradgradcheck(kl_divergence, (x.requires_grad_(), y.requires_grad_()))
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_logits_stay_finite(function, dtype):

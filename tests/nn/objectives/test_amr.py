@@ -301,7 +301,7 @@ def test_backbones_that_read_no_features_are_refused(tiny):
     assert str(error.value) == (
         "AMR perturbs modality features, and the loss of this BPRMF reads none (its "
         "'loss_reads_content' is false); that of BM3, FREEDOM, GRCN, MMGCN, VBPR, VLATTICE, "
-        "VLightGCN does or can"
+        "VLightGCN does, given 'contrastive_weight' > 0 of BM3 and 'reg_weight' > 0 of FREEDOM"
     )
 
 

@@ -6,14 +6,27 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyg_mmrec.nn.backbones import BPRMF, FREEDOM, GRCN, LATTICE, MMGCN, VBPR, Triplets, VLightGCN
+from pyg_mmrec.nn.backbones import (
+    BM3,
+    BPRMF,
+    FREEDOM,
+    GRCN,
+    LATTICE,
+    MMGCN,
+    VBPR,
+    VLATTICE,
+    Triplets,
+    VLightGCN,
+)
 from pyg_mmrec.nn.objectives import FIB, Objective
 
 assert_close = partial(torch.testing.assert_close, rtol=1e-8, atol=0)
 CASES = {
     "VBPR": (VBPR, {}),
     "VLightGCN": (VLightGCN, {}),
+    "VLATTICE": (VLATTICE, {}),
     "LATTICE": (LATTICE, {}),
+    "BM3": (BM3, {}),
     "FREEDOM": (FREEDOM, {}),
     "FREEDOM-unread": (FREEDOM, {"reg_weight": 0}),  # whose loss has no projections
     "GRCN": (GRCN, {}),
@@ -22,16 +35,18 @@ CASES = {
 }
 
 
-def kernel(z, variance):
-    z = z / z.norm(dim=1, keepdim=True)
+def kernel(z, variance, normalize=True):
+    if normalize:
+        z = z / z.norm(dim=1, keepdim=True)
     return torch.exp(-(z[:, None] - z[None]).square().sum(2) / (2 * variance))
 
 
-def slow_hsic(x, y, variance):
+def slow_hsic(x, y, variance, normalize=True):
     """IBMRec's Eq. 2 and 3."""
     n = x.size(0)
     h = torch.eye(n, dtype=x.dtype) - torch.ones(n, n, dtype=x.dtype) / n
-    return torch.trace(kernel(x, variance) @ h @ kernel(y, variance) @ h) / (n - 1) ** 2
+    k, m = (kernel(z, variance, normalize) for z in (x, y))
+    return torch.trace(k @ h @ m @ h) / (n - 1) ** 2
 
 
 def slow_unbiased_hsic(x, y, variance):
@@ -89,11 +104,13 @@ def test_is_the_hsic_of_projections_and_raw_features_of_the_batchs_items(case, s
     batch = sample(tiny, size)
     items = items_of(batch)
     assert len(items) < 2 * size  # some stand there twice
+    torch.manual_seed(1)
     terms = objective(graph, batch)
     z = projections(objective.backbone, graph.x)
     expected = {m: 3 * slow_hsic(z[m][items], graph.x[m][items], 0.3) for m in z}
     assert_close(fib_terms(terms), expected)
     assert list(fib_terms(terms)) == objective.backbone.modalities
+    torch.manual_seed(1)  # BM3 draws dropout
     plain = Objective(objective.backbone)(graph, batch)
     assert_close({k: x for k, x in terms.items() if "/" not in k}, plain)
 
@@ -176,6 +193,18 @@ def test_no_gradient_reaches_raw_features(tiny, sample):
     assert not any(x.requires_grad for x in graph.x.values())
 
 
+def test_rows_may_keep_their_lengths(tiny, sample):
+    objective, graph = build(VLightGCN, tiny, FIB(variance=2.0, normalize=False))
+    batch = sample(tiny, 16)
+    items, z = items_of(batch), projections(objective.backbone, graph.x)
+    values = [
+        {m: slow_hsic(z[m][items], graph.x[m][items], 2.0, normalize) for m in z}
+        for normalize in (False, True)
+    ]
+    assert_close(fib_terms(objective(graph, batch)), values[0])
+    assert all(abs(x - y) > 0.1 * y for x, y in zip(*(v.values() for v in values), strict=True))
+
+
 def test_unbiased_form(tiny, sample):
     objective, graph = build(VBPR, tiny, FIB(2.0, variance=0.4, unbiased=True))
     batch = sample(tiny, 4)
@@ -223,15 +252,25 @@ def test_too_few_items_with_a_modality_leave_its_term_at_0(make_data):
 
 def test_modalities_that_are_not_projected_are_refused(tiny, sample):
     backbone = MMGCN.from_data(tiny, embedding_dim=8)
-    message = (
-        r"MMGCN does not project \['text'\]: name those to take part in 'modalities', of "
-        r"\['image'\]"
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         Objective(backbone, FIB())
+    others = "BM3, FREEDOM, GRCN, LATTICE, VBPR, VLATTICE, VLightGCN project all of theirs"
+    assert str(error.value) == (
+        "FIB narrows the projections of modalities, and this MMGCN does not project ['text']: name "
+        "those to take part in 'modalities', of ['image'], or build it with 'projected', such as "
+        f"{{'image': 256, 'text': 64}}; {others}"
+    )
+    widths = {"image": 256, "text": 64}
+    Objective(MMGCN.from_data(tiny, embedding_dim=8, projected=widths), FIB())
+    with pytest.raises(ValueError) as error:
+        Objective(MMGCN.from_data(tiny, embedding_dim=8, modalities=["text"]), FIB())
+    assert str(error.value) == (
+        "FIB narrows the projections of modalities, and this MMGCN does not project ['text']: "
+        f"build it with 'projected', such as {{'text': 64}}; {others}"
+    )
     terms = Objective(backbone, FIB(modalities=["image"]))(backbone.graph(tiny), sample(tiny))
     assert list(fib_terms(terms)) == ["image"] and terms["fib/image"] > 0
-    with pytest.raises(ValueError, match=r"does not project \['audio'\]: .* of \['image', 'text'"):
+    with pytest.raises(ValueError, match=r"project \['audio'\]: .* of \['image', 'text'\]; BM3"):
         Objective(VBPR.from_data(tiny), FIB(modalities=["audio", "image"]))
 
 

@@ -17,7 +17,9 @@ CASES = {
     "FREEDOM-2": (FREEDOM, {"num_item_layers": 2}),
     "LATTICE": (LATTICE, {}),  # the full graph, where the item graph is learned on the way
     "LATTICE-sampled": (LATTICE, {}),
+    "LATTICE-2": (LATTICE, {"num_item_layers": 2}),
     "VLATTICE": (VLATTICE, {}),
+    "VLATTICE-2": (VLATTICE, {"num_item_layers": 2}),
 }
 
 
@@ -35,10 +37,12 @@ def dense(adjacency, weight=None):
 
 
 def masked_by_formula(s, rho):
-    """S'_ij = S_ij rho_ij sqrt(r_i / r'_i * r_j / r'_j), r / r' = 1 where it has no root."""
+    """S'_ij = S_ij rho_ij sqrt(r_i / r'_i * r_j / r'_j), r / r' = 1 where it has no root, and 100
+    at most.
+    """
     kept = s * rho
     r, left = s.sum(1).tolist(), kept.sum(1).tolist()
-    ratio = [a / b if b != 0 and a / b > 0 else 1.0 for a, b in zip(r, left, strict=True)]
+    ratio = [min(a / b, 100) if b != 0 and a / b > 0 else 1.0 for a, b in zip(r, left, strict=True)]
     rows = [
         torch.stack([kept[i, j] * (ratio[i] * ratio[j]) ** 0.5 for j in range(len(r))])
         for i in range(len(r))
@@ -65,10 +69,11 @@ def with_item_graph(graph, adjacency, matrix):
     return graph.replace(adjacency={**graph.adjacency, SIMILAR: similar})
 
 
-def slow_hsic(x, y, variance):
+def slow_hsic(x, y, variance, normalize=True):
     n = x.size(0)
     h = torch.eye(n, dtype=x.dtype) - torch.ones(n, n, dtype=x.dtype) / n
-    x, y = (z / z.norm(dim=1, keepdim=True) for z in (x, y))
+    if normalize:
+        x, y = (z / z.norm(dim=1, keepdim=True) for z in (x, y))
     k, m = (torch.exp(-(z[:, None] - z[None]).square().sum(2) / (2 * variance)) for z in (x, y))
     return torch.trace(k @ h @ m @ h) / (n - 1) ** 2
 
@@ -135,6 +140,27 @@ def test_a_mask_of_one_value_changes_nothing(adjacency):
     assert_close(restored[rest], adjacency.weight[rest])
     assert_close(restored[~rest], 0.3**0.5 * adjacency.weight[~rest])
     assert mask_item_graph(adjacency, 0 * ones).weight.eq(0).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.02, 0.0101, 0.0099, 0.002, 1e-5])
+def test_scale_is_restored_down_to_a_hundredth(adjacency, share):
+    inner = (adjacency.edge_index != 3).all(0)  # item 3 has no row sum to restore
+    adjacency = Adjacency.from_edge_index(
+        adjacency.edge_index[:, inner], adjacency.weight[inner], (7, 7)
+    )
+    mask = torch.full_like(adjacency.weight, share)
+    left = 1.0 if share > 0.01 else share / 0.01  # of rho S * 100
+    assert_close(mask_item_graph(adjacency, mask).weight, left * adjacency.weight)
+
+    mask = torch.ones_like(mask)  # edges from item 5 meet rows of which everything is left
+    mask[adjacency.edge_index[1] == 5] = share
+    masked = dense(mask_item_graph(adjacency, mask))
+    s = dense(adjacency)
+    assert_close(masked, masked_by_formula(s, dense(adjacency, mask)))
+    into, out = (s[5] != 0) & (torch.arange(7) != 5), (s[:, 5] != 0) & (torch.arange(7) != 5)
+    root = max(share, 0.01) ** -0.5  # never above 10
+    assert_close(masked[5, into], share * root * s[5, into])
+    assert_close(masked[out, 5], root * s[out, 5])
 
 
 def test_sums_of_other_sign_are_not_restored(adjacency):
@@ -219,6 +245,18 @@ def test_loss_on_the_masked_graph_and_dependence_on_the_full_one(case, size, tin
     assert_close(terms, expected)
     plain = backbone.loss(backbone(graph), batch)
     assert not torch.allclose(plain["bpr"], terms["bpr"], rtol=1e-6)
+
+
+def test_rows_may_keep_their_lengths(tiny, sample):
+    objective, graph = build("VLATTICE", tiny, weight=1.0, normalize=False)
+    backbone, batch = objective.backbone, sample(tiny, 100)
+    torch.manual_seed(3)
+    value = objective(graph, batch)["gib/hsic"]
+    torch.manual_seed(3)
+    masked = objective.methods[0].refine(backbone, graph)
+    y, y_full = (backbone(x).output["item"][batch.items] for x in (masked, graph))
+    assert_close(value, slow_hsic(y, y_full, 0.25, False))
+    assert abs(value - slow_hsic(y, y_full, 0.25)) > 0.1 * value
 
 
 def test_item_vectors_on_a_masked_graph_are_freedoms(tiny):
@@ -342,6 +380,39 @@ def test_backbones_without_an_item_graph_are_refused(tiny):
         "GIB masks an item-item graph, and BPRMF has none (its 'has_item_graph' is false); "
         "FREEDOM, LATTICE, VLATTICE have one"
     )
+
+
+class Bare(BPRMF):
+    """Declares an item graph, and nothing that the mask could read of an item."""
+
+    has_item_graph = True
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.items, self.item_embedding = self.item_embedding, None
+
+
+def test_backbones_whose_items_have_nothing_to_read_are_refused(tiny):
+    with pytest.raises(ValueError) as error:
+        Objective(Bare.from_data(tiny), GIB())
+    assert str(error.value) == (
+        "GIB reads the items of an edge, and Bare has neither an 'item_embedding' nor projected "
+        "modalities ('content_channels'); FREEDOM, LATTICE, VLATTICE have both"
+    )
+
+
+def test_an_embedding_that_is_none_is_no_part_of_what_the_mask_reads(tiny):
+    class NoEmbedding(Bare):
+        content_channels = {"image": 16}
+
+        def content(self, graph, rows=EVERY_ROW):
+            return {"image": graph.x["image"][:, :16]}
+
+    backbone = NoEmbedding.from_data(tiny)
+    method = Objective(backbone, GIB()).methods[0]
+    graph = backbone.graph(tiny)
+    assert method.edge_mask.lin_target.in_features == 16
+    assert torch.equal(method._items(backbone, graph), graph.x["image"][:, :16])
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,11 @@ def test_it_adds_no_term_and_no_weights(tiny, sample):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha_1": -1.0}, r"'alpha_1' needs to be a number of 0 or more \(got -1.0\)"),
-        ({"alpha_2": float("nan")}, r"'alpha_2' needs to be a number of 0 or more \(got nan\)"),
+        ({"alpha_1": -1.0}, r"'alpha_1' needs to be a positive number \(got -1.0\)"),
+        ({"alpha_1": True}, r"'alpha_1' needs to be a positive number \(got True\)"),
+        ({"alpha_2": 0}, r"'alpha_2' needs to be a positive number \(got 0\)"),
+        ({"alpha_2": float("nan")}, r"'alpha_2' needs to be a positive number \(got nan\)"),
+        ({"alpha_2": "1"}, r"'alpha_2' needs to be a positive number \(got '1'\)"),
         ({"interval": 0}, r"'interval' needs to be a positive integer \(got 0\)"),
     ],
 )

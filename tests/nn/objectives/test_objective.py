@@ -4,9 +4,11 @@ from torch import nn
 
 from pyg_mmrec.data.graph import INTERACTS
 from pyg_mmrec.nn.backbones import (
+    BPRMF,
     FREEDOM,
     GRCN,
     LATTICE,
+    MMGCN,
     VBPR,
     VLATTICE,
     LightGCN,
@@ -187,6 +189,13 @@ def test_the_parts_of_ibmrec(tiny):
     assert list(parts.values()) == [
         both, both, ["GIB"], ["FIB", "GIB", "SecondStage"], ["GIB"], ["FIB"],
     ]  # fmt: skip
+
+
+def test_ibmrec_leaves_it_to_fib_to_refuse_what_is_not_projected(tiny):
+    text_only = MMGCN.from_data(tiny, modalities=["text"])
+    for backbone in (MMGCN.from_data(tiny), text_only, BPRMF.from_data(tiny)):
+        with pytest.raises(ValueError, match="FIB narrows the projections of modalities"):
+            Objective(backbone, *ibmrec(backbone))
 
 
 def test_a_method_shows_its_options():
