@@ -462,6 +462,10 @@ def test_two_forms_at_once_are_refused(lightgcn):
         ({"clean_weight": -1}, "'clean_weight' needs to be a number of 0 or more"),
         ({"noisy_weight": -1}, "'noisy_weight' needs to be a number of 0 or more"),
         ({"distillation_weight": float("nan")}, "'distillation_weight' needs to be a number of 0"),
+        (
+            {"clean_weight": 0, "noisy_weight": 0, "distillation_weight": 0},
+            "one of 'clean_weight', 'noisy_weight' and 'distillation_weight' needs to be positive",
+        ),
     ],
 )
 def test_bad_options_are_refused(form, options, message):
