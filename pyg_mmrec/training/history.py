@@ -12,8 +12,9 @@ class History:
     """What happened in training, epoch by epoch.
 
     Args:
-        epochs (list[dict]): Of each epoch, from 0: mean ``loss`` by term, ``validation`` metrics,
-            ``seconds`` of ``train`` and ``validation``.
+        epochs (list[dict]): Of each epoch, from 0: mean ``loss`` by term, ``validation`` metrics
+            as far down the ranking as the one that picks the epoch looks, ``seconds`` of ``train``
+            and ``validation``.
         best_epoch (int): The epoch whose weights are kept; -1 if nothing was trained.
     """
 

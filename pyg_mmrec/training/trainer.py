@@ -33,8 +33,8 @@ class Trainer:
     r"""Trains an objective, keeps its best epoch, and can stop and go on at any time.
 
     Adam steps over batches of interactions in random order, each with a sampled negative item.
-    After every epoch all items are ranked for the validation users; the epoch with the best
-    metric is kept. With a ``folder``, checkpoints hold weights, optimiser, random states and
+    After every epoch all items are ranked for the validation users, as far down as the metric
+    looks; the epoch with the best metric is kept. With a ``folder``, checkpoints hold weights, optimiser, random states and
     history, so that a resumed run ends bit-identical to an undisturbed one.
 
     Args:
@@ -79,8 +79,8 @@ class Trainer:
         self.graph = self.backbone.graph(data).to(self.device)  # made where the data are
         data = copy.copy(data).to(self.device)  # `to` moves a HeteroData in place
         self.data = data
-        self.validation = FullRanking.from_hetero(data, "val")
-        names = [f"{formula}@{k}" for formula in FORMULAS for k in self.validation.ks]
+        ks = self.ranking("val").ks
+        names = [f"{formula}@{k}" for formula in FORMULAS for k in ks]
         if parameters and self.options.metric not in names:
             raise ValueError(f"'metric' needs to be one of {names} (got '{self.options.metric}')")
         if self.backbone.graph_sampling not in ("never", "epoch", "step"):
@@ -96,6 +96,8 @@ class Trainer:
         self._trainable = bool(parameters)
         if not self._trainable:
             return
+        depth = int(self.options.metric.split("@")[1])  # an epoch ranks no further
+        self.validation = FullRanking.from_hetero(data, "val", [k for k in ks if k <= depth])
         self.sampler = TripletSampler(
             data["user", "interacts", "item"].edge_index,
             self.backbone.num_users,
@@ -188,9 +190,7 @@ class Trainer:
 
     def ranking(self, split: Literal["val", "test"] = "test") -> FullRanking:
         """The evaluator of a split, for instance to measure :meth:`scorer` user by user."""
-        if split == "val":
-            return self.validation
-        masked = self.options.mask_validation
+        masked = split == "test" and self.options.mask_validation
         return FullRanking.from_hetero(self.data, split, mask_validation=masked)
 
     @torch.no_grad()
