@@ -197,8 +197,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> list[list[str]]:
-    """The table's rows."""
+def make_rows(
+    results: list[Result], metrics: Sequence[str] | None = None, resample: bool = True
+) -> list[list[str]]:
+    """The table's rows.
+
+    Args:
+        results (list[Result]): What was found.
+        metrics (list[str], optional): Metrics to show. (default: those of each result)
+        resample (bool): Whether to make the bootstrap, which takes seconds. (default: True)
+    """
     plain: dict[tuple[str, ...], Result] = {}
     for result in results:
         if result.method == "none" and result.runs:
@@ -254,7 +262,8 @@ def make_rows(results: list[Result], metrics: Sequence[str] | None = None) -> li
                 with_method, without = result.users(metric), base.users(metric)
                 if with_method and without and np.array_equal(with_method[0], without[0]):
                     p_of_users, p = compare(with_method[1], without[1])
-                    resampled = bootstrap(with_method[1].mean(0) - without[1].mean(0))
+                    difference = with_method[1].mean(0) - without[1].mean(0)
+                    resampled = bootstrap(difference) if resample else None
                     compared.append((row, (p_of_users, resampled, p)))
     for column in (-3, -2, -1):
         family = [(row, p[column]) for row, p in compared if p[column] is not None]
@@ -380,7 +389,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         results = [Result.read(Config.read(path), arguments.results) for path in arguments.configs]
-        rows = make_rows(results, arguments.metrics)
+        rows = make_rows(results, arguments.metrics, resample=not arguments.wide)
         header, lines = widen(rows) if arguments.wide else (HEADER, rows)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
