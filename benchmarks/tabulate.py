@@ -33,6 +33,7 @@ from safetensors.numpy import load_file
 from scipy.stats import t
 
 from pyg_mmrec.experiment import format_table, mean_and_std
+from pyg_mmrec.options import option_text
 
 HEADER = [
     "data", "model", "method", "preset", "options", "seeds", "metric", "ours", "published",
@@ -222,7 +223,7 @@ def make_rows(
     for result in results:
         content = result.config.content
         options = {**(content.get("options") or {}), **result.point}
-        text = ", ".join(f"{name.split('.', 1)[1]} {value}" for name, value in options.items())
+        text = ", ".join(f"{k.split('.', 1)[1]} {option_text(v)}" for k, v in options.items())
         first = [result.group[0], result.group[1], result.method, result.group[2], text]
         if not result.runs:
             rows.append([*first, "0", "", "not run", "", "", "", "", "", ""])
