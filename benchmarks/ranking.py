@@ -20,10 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_mmrec.evaluation import FullRanking
+from pyg_mmrec.evaluation import KS, FullRanking
 from pyg_mmrec.retrieval import InnerProduct, top_k
-
-KS = (5, 10, 20, 50)
 
 
 def generate_pairs(

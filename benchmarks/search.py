@@ -23,6 +23,7 @@ from run import HERE, Config
 from pyg_mmrec.experiment import format_table
 from pyg_mmrec.options import option_text
 from pyg_mmrec.training import tune_process
+from pyg_mmrec.training.checkpoint import differences
 from pyg_mmrec.transforms.seeding import seed_of
 
 SAMPLERS = ("grid", "random", "tpe")
@@ -77,12 +78,7 @@ def _check_identity(
     ours = {**config.experiment({}, seed, "").config(), "grid": space(config), "sampler": sampler}
     if not study.trials:
         study.set_user_attr("identity", ours)
-    theirs = study.user_attrs.get("identity", {})
-    changed = [
-        f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
-        for name in {**ours, **theirs}
-        if theirs.get(name) != ours.get(name)
-    ]
+    changed = differences(study.user_attrs.get("identity", {}), ours)
     if changed:
         raise ValueError(
             f"'{storage}' holds another search of '{config.path.stem}' ({'; '.join(changed)}): "

@@ -21,7 +21,13 @@ from pyg_mmrec.nn.backbones import BACKBONES, Backbone
 from pyg_mmrec.nn.objectives import Method, Objective
 from pyg_mmrec.options import option_text, option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
-from pyg_mmrec.training.checkpoint import load_weights, read_json, save_tensors, write_json
+from pyg_mmrec.training.checkpoint import (
+    differences,
+    load_weights,
+    read_json,
+    save_tensors,
+    write_json,
+)
 from pyg_mmrec.transforms import (
     AddFeatureNoise,
     AddTextRedundancy,
@@ -336,19 +342,14 @@ class Experiment:
                     f"folder"
                 )
 
-    def _finished(self, folder: Path, fingerprints: dict[str, str]) -> dict[str, Any] | None:
-        """The folder's result if there is one."""
+    def _finished(self, folder: Path, data: dict[str, str]) -> dict[str, Any] | None:
+        """The folder's result if there is one; ``data`` are the fingerprints of ours."""
         path = folder / "result.json"
         if not path.exists():
             return None
         result = read_json(path)
-        theirs = {**result["config"], **result["data"].get("fingerprints", fingerprints)}
-        ours = {**self.config(), **fingerprints}
-        changed = [
-            f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
-            for name in {**ours, **theirs}
-            if theirs.get(name) != ours.get(name)
-        ]
+        theirs = {**result["config"], **result["data"].get("fingerprints", data)}
+        changed = differences(theirs, {**self.config(), **data})
         if changed:
             raise ValueError(f"'{path}' is the result of another run ({'; '.join(changed)})")
         return result

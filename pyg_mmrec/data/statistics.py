@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch_geometric.data import HeteroData
+from torch_geometric.data.storage import EdgeStorage
 
 from .modality import feature_fingerprint, modalities
 
@@ -29,11 +30,7 @@ def statistics(data: HeteroData) -> dict[str, Any]:
         ValueError: If :obj:`data` has no :obj:`("user", "interacts", "item")` edges, or these lack
             training, validation or test pairs.
     """
-    if ("user", "interacts", "item") not in data.edge_types:
-        raise ValueError(
-            f"'data' needs ('user', 'interacts', 'item') edges (found {data.edge_types})"
-        )
-    store = data["user", "interacts", "item"]
+    store = _interactions(data)
     needed = ("edge_index", "val_label_index", "test_label_index")
     lacking = [name for name in needed if name not in store]
     if lacking:
@@ -78,8 +75,11 @@ def fingerprints(data: HeteroData) -> dict[str, str]:
 
     Args:
         data (HeteroData): The graph, as a dataset of this package gives it.
+
+    Raises:
+        ValueError: If :obj:`data` has no :obj:`("user", "interacts", "item")` edges.
     """
-    interactions = data["user", "interacts", "item"]
+    interactions = _interactions(data)
     names = {"edge_index": "training", "val_label_index": "validation", "test_label_index": "test"}
     found = {
         f"{split} pairs": feature_fingerprint(interactions[name])
@@ -97,3 +97,11 @@ def fingerprints(data: HeteroData) -> dict[str, str]:
                 if name in ("edge_index", "edge_weight"):
                     found[f"{name} of {edge_type}"] = feature_fingerprint(x)
     return found
+
+
+def _interactions(data: HeteroData) -> EdgeStorage:
+    if ("user", "interacts", "item") not in data.edge_types:
+        raise ValueError(
+            f"'data' needs ('user', 'interacts', 'item') edges (found {data.edge_types})"
+        )
+    return data["user", "interacts", "item"]

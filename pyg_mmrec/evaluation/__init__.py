@@ -1,5 +1,5 @@
 """Measuring how well a model ranks."""
 
-from .full_ranking import FORMULAS, FullRanking
+from .full_ranking import FORMULAS, KS, FullRanking
 
-__all__ = ["FORMULAS", "FullRanking"]
+__all__ = ["FORMULAS", "KS", "FullRanking"]

@@ -20,6 +20,8 @@ from torch_geometric.utils import cumsum
 
 from pyg_mmrec.retrieval import top_k
 
+#: Lengths of the lists that are measured, and metrics of a user's list.
+KS = (5, 10, 20, 50)
 FORMULAS = {
     "recall": LinkPredRecall,
     "ndcg": LinkPredNDCG,
@@ -84,7 +86,7 @@ class FullRanking:
         train_edge_index: Tensor,
         num_users: int,
         num_items: int,
-        ks: Sequence[int] = (5, 10, 20, 50),
+        ks: Sequence[int] = KS,
         also_exclude: Tensor | None = None,
         chunk_size: int | None = None,
     ) -> None:
@@ -146,7 +148,7 @@ class FullRanking:
         cls,
         data: HeteroData,
         split: Literal["val", "test"] = "val",
-        ks: Sequence[int] = (5, 10, 20, 50),
+        ks: Sequence[int] = KS,
         mask_validation: bool = False,
         chunk_size: int | None = None,
     ) -> FullRanking:

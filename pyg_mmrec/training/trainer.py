@@ -17,11 +17,11 @@ from torch_geometric.data import HeteroData
 from tqdm.auto import tqdm
 
 from pyg_mmrec.data import Graph, fingerprints
-from pyg_mmrec.evaluation import FORMULAS, FullRanking
+from pyg_mmrec.evaluation import FORMULAS, KS, FullRanking
 from pyg_mmrec.nn.backbones import Backbone, Triplets
 from pyg_mmrec.nn.objectives import Objective
 from pyg_mmrec.retrieval import InnerProduct
-from pyg_mmrec.training.checkpoint import load_checkpoint, save_checkpoint
+from pyg_mmrec.training.checkpoint import differences, load_checkpoint, save_checkpoint
 from pyg_mmrec.training.early_stopping import EarlyStopping
 from pyg_mmrec.training.history import History
 from pyg_mmrec.training.training_options import TrainingOptions
@@ -80,10 +80,12 @@ class Trainer:
         self.graph = self.backbone.graph(data).to(self.device)  # made where the data are
         data = copy.copy(data).to(self.device)  # `to` moves a HeteroData in place
         self.data = data
-        ks = self.ranking("val").ks
-        names = [f"{formula}@{k}" for formula in FORMULAS for k in ks]
+        names = [f"{formula}@{k}" for formula in FORMULAS for k in KS]
         if parameters and self.options.metric not in names:
             raise ValueError(f"'metric' needs to be one of {names} (got '{self.options.metric}')")
+        depth = int(self.options.metric.split("@")[1]) if parameters else max(KS)
+        # An epoch ranks no further than its metric looks.
+        self.validation = FullRanking.from_hetero(data, "val", [k for k in KS if k <= depth])
         if self.backbone.graph_sampling not in ("never", "epoch", "step"):
             raise ValueError(
                 f"'graph_sampling' of {type(self.backbone).__name__} needs to be 'never', 'epoch' "
@@ -97,8 +99,6 @@ class Trainer:
         self._trainable = bool(parameters)
         if not self._trainable:
             return
-        depth = int(self.options.metric.split("@")[1])  # an epoch ranks no further
-        self.validation = FullRanking.from_hetero(data, "val", [k for k in ks if k <= depth])
         self.sampler = TripletSampler(
             data["user", "interacts", "item"].edge_index,
             self.backbone.num_users,
@@ -368,12 +368,7 @@ class Trainer:
     def _restore(self) -> None:
         assert self.checkpoint is not None
         tensors, state = load_checkpoint(self.checkpoint)
-        theirs, ours = state["identity"], self._identity
-        changed = [
-            f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here"
-            for name in {**ours, **theirs}
-            if theirs.get(name, "absent") != ours.get(name, "absent")
-        ]
+        changed = differences(state["identity"], self._identity)
         if changed:
             more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise ValueError(
