@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyg_mmrec.argument_checks import check_choice
+from pyg_mmrec.argument_checks import check_choice, check_rate, check_weight
 
 KINDS = ("gaussian", "uniform", "dropout")
 
@@ -46,10 +46,8 @@ class ConstantNoise(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("kind", kind, KINDS)
-        if not std >= 0:
-            raise ValueError(f"'std' needs to be 0 or more (got {std})")
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"'dropout_rate' needs to lie in [0, 1) (got {dropout_rate})")
+        check_weight("std", std)
+        check_rate("dropout_rate", dropout_rate)
         self.kind = kind
         self.std = std
         self.dropout_rate = dropout_rate
@@ -102,8 +100,7 @@ class AdaptiveNoise(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("kind", kind, KINDS)
-        if scale not in ("std", "variance"):
-            raise ValueError(f"'scale' needs to be 'std' or 'variance' (got {scale!r})")
+        check_choice("scale", scale, ("std", "variance"))
         if hidden_channels is None:
             hidden_channels = (max(channels // 2, 1), max(channels // 2, 1))
         if len(hidden_channels) != 2 or min(channels, *hidden_channels) < 1:

@@ -13,10 +13,8 @@ from torch.autograd.function import once_differentiable
 from pyg_mmrec.argument_checks import check_choice
 
 
-def check_reduction(reduction: str) -> None:
-    """Raises a :class:`ValueError` unless ``reduction`` is ``mean`` or ``none``."""
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"'reduction' needs to be 'mean' or 'none' (got {reduction!r})")
+#: Over rows: their mean, or none of it.
+REDUCTIONS = ("mean", "none")
 
 
 def _check_shapes(x: Tensor, y: Tensor) -> None:
@@ -154,7 +152,7 @@ class DistillationLoss(nn.Module):
 
     def __init__(self, divergence: str = "js", reduction: str = "mean") -> None:
         super().__init__()
-        check_reduction(reduction)
+        check_choice("reduction", reduction, REDUCTIONS)
         check_choice("divergence", divergence, sorted(DIVERGENCES))
         self.divergence = divergence
         self.reduction = reduction

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pyg_mmrec.nn.losses.divergence import check_reduction
+from pyg_mmrec.argument_checks import check_choice
+from pyg_mmrec.nn.losses.divergence import REDUCTIONS
 
 
 def bottleneck_rate(
@@ -37,7 +38,11 @@ def bottleneck_rate(
 
     Returns:
         torch.Tensor: A scalar, or one value per row, ``[rows]``.
+
+    Raises:
+        ValueError: If ``reduction`` is unknown.
     """
+    check_choice("reduction", reduction, REDUCTIONS)
     ratio = (scale / prior_scale).squeeze(-1)
     rate = scale_weight * (ratio - ratio.log() - 1)
     if hidden_weight != 0.0:
@@ -60,7 +65,11 @@ def normal_kl_rate(
 
     Returns:
         torch.Tensor: A scalar, or the mean over channels of each row, ``[rows]``.
+
+    Raises:
+        ValueError: If ``reduction`` is unknown.
     """
+    check_choice("reduction", reduction, REDUCTIONS)
     ratio = (scale / prior_std).square().squeeze(-1)
     rate = 0.5 * (ratio - ratio.log() - 1 + (hidden / prior_std).square().mean(-1))
     return rate.mean() if reduction == "mean" else rate
@@ -81,7 +90,7 @@ class BottleneckRate(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        check_reduction(reduction)
+        check_choice("reduction", reduction, REDUCTIONS)
         if not prior_scale > 0:
             raise ValueError(f"'prior_scale' needs to be positive (got {prior_scale})")
         self.prior_scale = prior_scale
@@ -110,7 +119,7 @@ class NormalKLRate(nn.Module):
 
     def __init__(self, prior_std: float = 0.5, reduction: str = "mean") -> None:
         super().__init__()
-        check_reduction(reduction)
+        check_choice("reduction", reduction, REDUCTIONS)
         if not prior_std > 0:
             raise ValueError(f"'prior_std' needs to be positive (got {prior_std})")
         self.prior_std = prior_std

@@ -70,3 +70,9 @@ def test_priors_that_are_not_positive_are_refused(value):
         BottleneckRate(value)
     with pytest.raises(ValueError, match="'prior_std' needs to be positive"):
         NormalKLRate(value)
+
+
+@pytest.mark.parametrize("rate", [bottleneck_rate, normal_kl_rate])
+def test_unknown_reductions_are_refused(hidden_and_scale, rate):
+    with pytest.raises(ValueError, match="'reduction' needs to be one of"):
+        rate(*hidden_and_scale, reduction="sum")
