@@ -12,7 +12,6 @@ from torch.autograd.function import once_differentiable
 
 from pyg_mmrec.argument_checks import check_choice
 
-
 #: Over rows: their mean, or none of it.
 REDUCTIONS = ("mean", "none")
 
