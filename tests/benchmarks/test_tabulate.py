@@ -16,7 +16,7 @@ def program(load_script):
     return load_script("tabulate")
 
 
-def write(program, folder, name, text, values, users=None, point=0):
+def write(program, folder, name, text, values, users=None, point=0, validation=None):
     """A configuration and the results of one run per value, at a point of its grid."""
     path = folder / f"{name}.yaml"
     path.write_text(text)
@@ -28,7 +28,7 @@ def write(program, folder, name, text, values, users=None, point=0):
         metrics = {"recall@20": value, "ndcg@20": value / 2}
         content = {
             "config": config.experiment(options, seed, "").config(),
-            "metrics": {"validation": metrics, "test": metrics},
+            "metrics": {"validation": validation or metrics, "test": metrics},
         }
         file.write_text(json.dumps(content))
         if users is not None:
@@ -111,6 +111,23 @@ def test_published_figures_and_unfinished_searches(program, tmp_path):
     assert cells(program, rows, published="0.4000 (other)")["ours is"] == "-25.0 %"
     empty = write(program, tmp_path, "none", "model: VBPR\ndataset: x\n", [])
     assert cells(program, program.make_rows(read(program, tmp_path, empty)))["ours"] == "not run"
+
+
+def test_what_picking_on_test_adds(program, tmp_path):
+    text = "model: VBPR\ndataset: x\ngrid:\n  model.reg_weight: [1, 2, 3]\n"
+    validation = (0.3, 0.5, 0.4)
+    for point, test in enumerate((0.1, 0.2, 0.25)):
+        values = {"recall@20": validation[point]}
+        searched = write(
+            program, tmp_path, "search", text, [test, 0.9], point=point, validation=values
+        )
+    plain = write(program, tmp_path, "plain", "model: VBPR\ndataset: x\n", [0.2])
+    configs = [program.Config.read(path) for path in (plain, searched)]
+    header, rows = program.compare_picking(configs, tmp_path / "results")
+    assert rows == [["search", "3", "test recall@20", "0.2000", "0.2500", "+25.0 %"]]
+    assert len(header) == len(rows[0])
+    with pytest.raises(ValueError, match="none of the configurations has a grid"):
+        program.compare_picking(configs[:1], tmp_path / "results")
 
 
 def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
