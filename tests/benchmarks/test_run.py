@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,9 @@ def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config
     config.write_text(CONFIG.replace("[1, 2]", "[1, 2, 3, 4, 5, 6]"))
     command = [sys.executable, BENCHMARKS / "run.py", config]
     command += ["--results", results, "--work", tmp_path / "work"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore interrupts, and so would what they start.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while not list(results.rglob("*.json")) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
