@@ -20,8 +20,9 @@ from torch_geometric.utils import cumsum
 
 from pyg_mmrec.retrieval import top_k
 
-#: Lengths of the lists that are measured, and metrics of a user's list.
+#: Lengths of the lists that are measured.
 KS = (5, 10, 20, 50)
+#: Metrics of a user's list.
 FORMULAS = {
     "recall": LinkPredRecall,
     "ndcg": LinkPredNDCG,
