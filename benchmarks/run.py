@@ -4,7 +4,8 @@
 
 A configuration (YAML) names ``model``, ``dataset``, ``method``, ``preset`` and ``options`` as
 ``pyg-mmrec train`` knows them, and maybe a ``grid`` of further options: then every point of it is
-trained with seed 0, the best validation metric picks one, and only that gets the other seeds.
+trained with seed 0, the best validation metric picks one, and only that gets the other seeds; with
+``sweep: true`` every point gets them.
 Finished runs are never repeated or overwritten, an interrupted one continues at its checkpoint, and
 one that another ``run.py`` is training is left out.
 """
@@ -37,7 +38,7 @@ if str(HERE) in sys.path:
 #: Test metrics that are kept of every user, beside the published ones.
 OF_USERS = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
 FIELDS = (
-    "model", "dataset", "method", "preset", "options", "grid", "seeds", "note", "published",
+    "model", "dataset", "method", "preset", "options", "grid", "sweep", "seeds", "note", "published",
 )  # fmt: skip
 
 
@@ -75,6 +76,8 @@ class Config:
         seeds = content.get("seeds", 1)
         if type(seeds) is not int or seeds < 1:
             raise ValueError(f"'{path}' needs a positive integer for 'seeds' (got {seeds!r})")
+        if type(content.get("sweep", False)) is not bool:
+            raise ValueError(f"'{path}' needs true or false for 'sweep' (got {content['sweep']!r})")
         config = cls(path, content)
         for point in config.points():
             try:
@@ -108,8 +111,13 @@ class Config:
 
     @property
     def seeds(self) -> int:
-        """Number of seeds of the point that is picked."""
+        """Number of seeds of the point that is picked, or of every point of a sweep."""
         return int(self.content.get("seeds", 1))
+
+    @property
+    def sweep(self) -> bool:
+        """Whether every point of the grid gets all seeds."""
+        return bool(self.content.get("sweep", False))
 
     def folder(self, point: dict[str, str]) -> Path:
         """Where the results of a point lie, below a folder of results."""
@@ -241,14 +249,14 @@ def run(
     searches: dict[Config, dict[Path, float]] = {config: {} for config in configs}
 
     def submit(config: Config, points: list[dict[str, str]], numbers: Iterable[int]) -> None:
-        for point, seed in itertools.product(points, numbers):
+        for seed, point in itertools.product(numbers, points):
             future = pool.submit(run_one, config, point, seed, root, results, work, threads)
             waiting[future] = (config, point, seed)
             bar.total += 1
 
     try:
         for config in configs:
-            submit(config, config.points(), [0])
+            submit(config, config.points(), range(seeds or config.seeds) if config.sweep else [0])
         while waiting:
             future = next(as_completed(waiting))
             config, point, seed = waiting.pop(future)
@@ -261,7 +269,7 @@ def run(
                 continue
             value = result["metrics"]["validation"][config.metric(root)]
             bar.write(f"{name}: validation {value:.4f}")
-            if seed > 0:
+            if seed > 0 or config.sweep:
                 continue
             found, points = searches[config], config.points()
             found[config.folder(point)] = value
