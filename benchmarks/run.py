@@ -38,7 +38,8 @@ if str(HERE) in sys.path:
 #: Test metrics that are kept of every user, beside the published ones.
 OF_USERS = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
 FIELDS = (
-    "model", "dataset", "method", "preset", "options", "grid", "sweep", "seeds", "note", "published",
+    "model", "dataset", "method", "preset", "options", "grid", "sweep", "seeds", "note",
+    "published",
 )  # fmt: skip
 
 
