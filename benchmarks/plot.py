@@ -11,6 +11,7 @@ seconds of training, and how long each configuration takes to the best value of 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ def check_same_data(configs: Sequence[Config]) -> None:
 def values_of_points(
     config: Config, results: Path, metric: str
 ) -> dict[tuple[str, ...], list[Any]]:
-    """The test metric of runs, by the point of the grid: of as many seeds as all points have that
-    have run, since further seeds are given to the point that validation picks.
+    """The test metric of runs, by the point of the grid: of the seeds that all points have, see
+    :meth:`run.Config.searched`.
 
     Raises:
         ValueError: If the configuration has no grid of one or two options, or no run has finished.
@@ -72,16 +73,17 @@ def values_of_points(
             f"a sweep is drawn over one or two options, and the 'grid' of '{config.path}' has "
             f"{options or 'none'}"
         )
-    found: dict[tuple[str, ...], list[Any]] = {}
-    for point in config.points():
-        runs = [run["metrics"]["test"] for run in config.results(point, results).values()]
-        if runs and metric not in runs[0]:
-            raise ValueError(f"there is no metric '{metric}'; there are {', '.join(runs[0])}")
-        found[tuple(point.values())] = [run[metric] for run in runs]
-    if not any(found.values()):
+    found = {tuple(point.values()): runs for point, runs in config.searched(results)}
+    if not found:
         raise ValueError(f"no run of '{config.path.stem}' has finished")
-    seeds = min(len(runs) for runs in found.values() if runs)
-    return {point: runs[:seeds] for point, runs in found.items()}
+    for run in itertools.chain(*found.values()):
+        if metric not in run["metrics"]["test"]:
+            known = ", ".join(run["metrics"]["test"])
+            raise ValueError(f"there is no metric '{metric}'; there are {known}")
+    return {
+        point: [run["metrics"]["test"][metric] for run in found.get(point, [])]
+        for point in (tuple(point.values()) for point in config.points())
+    }
 
 
 def sweep(

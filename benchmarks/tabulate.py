@@ -45,6 +45,11 @@ METRICS = ["recall@20", "ndcg@20"]
 _Array = npt.NDArray[np.float64]
 
 
+def mean_metric(runs: Sequence[dict[str, Any]], split: str, metric: str) -> float:
+    """A metric of a split, the mean over runs."""
+    return float(np.mean([run["metrics"][split][metric] for run in runs]))
+
+
 @dataclass
 class Result:
     """What there is of a configuration: of its grid, the point that validation picks.
@@ -70,17 +75,12 @@ class Result:
         Raises:
             ValueError: If one is the result of another configuration.
         """
-        best, found = -np.inf, cls(config)
-        for point in config.points():
-            runs = config.results(point, results)
-            if not runs:
-                continue
-            found.searched += 1
-            value = next(iter(runs.values()))["metrics"]["validation"][config.metric()]
-            if value > best:  # ties: the first
-                best, found.point = value, point
-                found.files, found.runs = list(runs), list(runs.values())
-        return found
+        found = config.searched(results)
+        if not found:
+            return cls(config)
+        point = max(found, key=lambda pair: mean_metric(pair[1], "validation", config.metric()))[0]
+        files = config.results(point, results)
+        return cls(config, point, list(files), list(files.values()), len(found))
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -285,7 +285,7 @@ def make_rows(
 def compare_picking(configs: Sequence[Config], results: Path) -> tuple[list[str], list[list[str]]]:
     """What picking a point of a grid on test, as public toolboxes do, would have added to picking
     it on validation: header and one row per configuration of which two points or more have
-    finished, of their first seeds.
+    finished, the means over the seeds that all of them have.
 
     Raises:
         ValueError: If there is none, or a file is the result of another configuration.
@@ -293,12 +293,13 @@ def compare_picking(configs: Sequence[Config], results: Path) -> tuple[list[str]
     rows = []
     for config in configs:
         metric = config.metric()
-        runs = [config.results(point, results) for point in config.points()]
-        found = [next(iter(files.values()))["metrics"] for files in runs if files]
+        found = [runs for _, runs in config.searched(results)]
         if len(found) < 2:
             continue
         fair, best = (
-            max(found, key=lambda values: values[split][metric])["test"][metric]
+            mean_metric(
+                max(found, key=lambda runs: mean_metric(runs, split, metric)), "test", metric
+            )
             for split in ("validation", "test")
         )
         cells = [config.path.stem, str(len(found)), f"test {metric}", f"{fair:.4f}", f"{best:.4f}"]

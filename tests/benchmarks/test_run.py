@@ -75,6 +75,25 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in results.rglob("*.json")} == before
 
 
+def test_a_sweep_trains_all_seeds_at_every_point_seed_by_seed(
+    config, tmp_path, load_script, monkeypatch
+):
+    run = load_script("run")
+    config.write_text(CONFIG + "sweep: true\n")
+    config, trained = run.Config.read(config), []
+
+    def train(experiment, *_):
+        trained.append((experiment.options["model.num_layers"], experiment.seed))
+        metrics = {"validation": {"recall@20": 0.1}}
+        return {"config": experiment.config(), "metrics": metrics, "history": []}
+
+    monkeypatch.setattr(run, "train", train)
+    run.run([config], "", None, 1, tmp_path, tmp_path / "work")
+    assert trained == [("1", 0), ("2", 0), ("1", 1), ("2", 1)]
+    run.run([config], "", 3, 1, tmp_path, tmp_path / "work")
+    assert trained[4:] == [("1", 2), ("2", 2)]
+
+
 def test_a_run_that_another_process_trains_is_left_out(config, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     config.write_text(CONFIG.replace("seeds: 2", "seeds: 1"))
@@ -161,6 +180,7 @@ def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config
         ("dataset: planted-tiny", "", "needs the fields 'model' and 'dataset'"),
         ("[1, 2]", "[1, 2", "is not YAML"),
         ("seeds: 2", "seeds: two", "needs a positive integer for 'seeds' (got 'two')"),
+        ("seeds: 2", "sweep: 2", "needs true or false for 'sweep' (got 2)"),
     ],
 )
 def test_a_wrong_configuration_is_told_before_anything_runs(

@@ -117,10 +117,8 @@ def test_what_picking_on_test_adds(program, tmp_path):
     text = "model: VBPR\ndataset: x\ngrid:\n  model.reg_weight: [1, 2, 3]\n"
     validation = (0.3, 0.5, 0.4)
     for point, test in enumerate((0.1, 0.2, 0.25)):
-        values = {"recall@20": validation[point]}
-        searched = write(
-            program, tmp_path, "search", text, [test, 0.9], point=point, validation=values
-        )
+        values, runs = {"recall@20": validation[point]}, [test, 0.9] if point == 1 else [test]
+        searched = write(program, tmp_path, "search", text, runs, point=point, validation=values)
     plain = write(program, tmp_path, "plain", "model: VBPR\ndataset: x\n", [0.2])
     configs = [program.Config.read(path) for path in (plain, searched)]
     header, rows = program.compare_picking(configs, tmp_path / "results")
@@ -128,6 +126,17 @@ def test_what_picking_on_test_adds(program, tmp_path):
     assert len(header) == len(rows[0])
     with pytest.raises(ValueError, match="none of the configurations has a grid"):
         program.compare_picking(configs[:1], tmp_path / "results")
+
+
+def test_a_sweep_is_picked_from_by_the_mean_over_the_seeds_of_every_point(program, tmp_path):
+    text = "model: VBPR\ndataset: x\nsweep: true\nseeds: 3\ngrid:\n  model.reg_weight: [1, 2]\n"
+    for point, values in enumerate(([0.3, 0.1], [0.2, 0.25, 0.9])):
+        path = write(program, tmp_path, "sweep", text, values, point=point)
+    (result,) = read(program, tmp_path, path)
+    assert result.point == {"model.reg_weight": "2"} and result.searched == 2
+    assert result.values("recall@20") == [0.2, 0.25, 0.9]
+    _, rows = program.compare_picking([result.config], tmp_path / "results")
+    assert rows == [["sweep", "2", "test recall@20", "0.2250", "0.2250", "+0.0 %"]]
 
 
 def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
