@@ -282,14 +282,11 @@ class Experiment:
             folder.mkdir(parents=True, exist_ok=True)
         seed_everything(self.seed)
         objective = self.objective(data)
-        if next(objective.parameters(), None) is None:  # then the data tell where
-            data = copy.copy(data).to(self.device)
         identity = {}
         if self.start_from is not None:
             start = self._start(objective.backbone, described["fingerprints"])
             identity["start_from"] = str(start)
-        options = self.training_options()
-        trainer = Trainer(objective, data, options, folder, progress, identity)
+        trainer = self._trainer(objective, data, folder, progress, identity)
         ranking = trainer.ranking("test")
         history = trainer.fit(resume, callback)
         test, of_users = ranking(trainer.scorer(), per_user=True)
@@ -314,6 +311,11 @@ class Experiment:
             write_json(folder / "result.json", result)  # it says that the run is finished
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         return result
+
+    def _trainer(self, objective: Objective, data: HeteroData, *arguments: Any) -> Trainer:
+        if next(objective.parameters(), None) is None:  # then the data tell where
+            data = copy.copy(data).to(self.device)
+        return Trainer(objective, data, self.training_options(), *arguments)
 
     def _start(self, backbone: Backbone, ours: dict[str, str]) -> Path:
         """Loads the weights of another run, with several seeds that of the same seed."""
@@ -353,6 +355,42 @@ class Experiment:
         if changed:
             raise ValueError(f"'{path}' is the result of another run ({'; '.join(changed)})")
         return result
+
+
+def load_run(folder: Path | str, root: Path | str = "data", device: str = "cpu") -> Trainer:
+    """A finished run as it ended: data, backbone and methods, with the weights that it was
+    evaluated with.
+
+    Args:
+        folder (pathlib.Path): What the run wrote to.
+        root (pathlib.Path, optional): Folder of the data set folders. (default: ``data``)
+        device (str, optional): Device of everything. (default: ``cpu``)
+
+    Returns:
+        Trainer: Its ``scorer()`` ranks, ``vectors()`` are those in ``vectors.safetensors``.
+
+    Raises:
+        FileNotFoundError: If the folder holds no finished run, or the data are not there.
+        ValueError: If the data are not those of the run; the message names what differs.
+
+    Example:
+        .. code-block:: python
+
+            scores, items = top_k(load_run("runs/baby/seed-0").scorer(), users, k=10)
+    """
+    folder = Path(folder)
+    if not (folder / "result.json").exists():
+        raise FileNotFoundError(f"there is no finished run in '{folder}' (no 'result.json')")
+    config = read_json(folder / "result.json")["config"]
+    config.pop("methods", None)  # which follow from the others
+    experiment = Experiment(**config, root=str(root), device=device)
+    data = experiment.load()
+    experiment._finished(folder, fingerprints(data))  # raises if the data are others
+    objective = experiment.objective(data)
+    load_weights(objective.backbone, folder / "weights.safetensors")
+    if objective.methods.state_dict():
+        load_weights(objective.methods, folder / "methods.safetensors")
+    return experiment._trainer(objective, data, None, False)
 
 
 def versions(device: str = "cpu") -> dict[str, str]:

@@ -7,7 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 from pyg_mmrec.cli import main
-from pyg_mmrec.experiment import BACKBONES, METHODS, Experiment, format_table, mean_and_std
+from pyg_mmrec.experiment import (
+    BACKBONES,
+    METHODS,
+    Experiment,
+    format_table,
+    load_run,
+    mean_and_std,
+)
 from pyg_mmrec.training import Trainer
 
 TINY = ["train", "--dataset", "planted-tiny", "--quiet"]
@@ -62,10 +69,25 @@ def test_train_writes_what_it_says(tmp_path, capsys):
     torch.testing.assert_close(vectors["item"], item.detach())
 
 
+def check_loaded(folder, model):
+    """A run's folder gives the model with the metrics that it had."""
+    result = json.loads((folder / "result.json").read_text())
+    trainer = load_run(folder)
+    assert type(trainer.backbone).__name__ == model
+    assert trainer.evaluate() == result["metrics"]["test"]
+    assert trainer.evaluate("val") == result["metrics"]["validation"]
+    vectors = folder / "vectors.safetensors"
+    assert vectors.exists() == trainer.backbone.has_vectors
+    if vectors.exists():
+        user, item = trainer.vectors()
+        torch.testing.assert_close({"user": user, "item": item}, load_file(vectors), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("model", sorted(BACKBONES))
-def test_every_model_trains(model, capsys):
-    assert main([*TINY, "--model", model, *SHORT]) == 0
+def test_every_model_trains_and_is_loaded_as_it_ended(model, tmp_path, capsys):
+    assert main([*TINY, "--model", model, "--out", str(tmp_path), *SHORT]) == 0
     assert f"{model}, method none" in capsys.readouterr().out
+    check_loaded(tmp_path, model)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -113,17 +135,24 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_what_a_method_has_learned_is_written_too(tmp_path):
-    arguments = ["--model", "VLATTICE", "--method", "gib", "--out", str(tmp_path)]
-    assert main([*TINY, *arguments, *SHORT]) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    experiment = Experiment("VLATTICE", "planted-tiny", method="gib", seed=5)
-    data = experiment.load()
-    objective = experiment.objective(data)
-    objective.backbone.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    objective.methods.load_state_dict(load_file(tmp_path / "methods.safetensors"))
-    trainer = Trainer(objective, data, progress=False)
-    assert trainer.evaluate() == result["metrics"]["test"]
+@pytest.mark.parametrize(("model", "method"), [("VLATTICE", "gib+dvib-a"), ("GRCN", "ibmrec+mg")])
+def test_a_run_is_loaded_with_options_and_what_methods_learned(tmp_path, model, method):
+    options = ["data.scale_features=max_abs", "model.embedding_dim=8"]
+    arguments = ["--model", model, "--method", method, "--out", str(tmp_path)]
+    assert main([*TINY, *arguments, *SHORT, *options]) == 0
+    check_loaded(tmp_path, model)
+
+
+def test_a_run_is_not_loaded_with_other_data_or_unfinished(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run in"):
+        load_run(tmp_path)
+    assert main([*TINY, "--model", "LightGCN", "--out", str(tmp_path), *SHORT]) == 0
+    file = tmp_path / "result.json"
+    result = json.loads(file.read_text())
+    name, value = next(iter(result["data"]["fingerprints"].items()))
+    file.write_text(file.read_text().replace(value, "other"))
+    with pytest.raises(ValueError, match=f"is the result of another run .*{name}"):
+        load_run(tmp_path)
 
 
 def test_the_result_says_what_a_combination_was(tmp_path):
