@@ -231,8 +231,8 @@ def shown(values: Sequence[float]) -> str:
 def fib_table(rows: list[dict[str, Any]]) -> list[str]:
     """Dependence, mean of the modalities, without FIB and what FIB changes, seed by seed."""
     lines = [
-        f"| backbone | weight | {' | '.join(f'{group} columns' for group in COLUMNS)} | recall@20 |",
-        f"| --- | --- | {' | '.join('---' for _ in COLUMNS)} | --- |",
+        f"| backbone | weight | {' | '.join(COLUMNS)} | recall@20 |",
+        f"| --- | --- | {'--- | ' * len(COLUMNS)}--- |",
     ]
 
     def by_column(row: dict[str, Any], state: str = "dependence") -> list[float]:
