@@ -90,6 +90,17 @@ def test_js_is_symmetric_and_bounded(scale):
     torch.testing.assert_close(js_divergence(x[:, order], y[:, order]), js)
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_kl_is_positive_and_forgets_shifts_and_the_order_of_channels(scale):
+    x, y = logits(200, 6, scale=scale)
+    kl = kl_divergence(x, y)
+    assert kl.min() > 0
+    torch.testing.assert_close(kl_divergence(x + 5, y - 2), kl)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(kl_divergence(x[:, order], y[:, order]), kl)
+    assert not torch.isclose(kl_divergence(x, y[:, order]), kl).all()
+
+
 @pytest.mark.parametrize("function", [js_divergence, kl_divergence])
 def test_zero_with_zero_gradient_at_equality(function):
     x = logits(5, 8)[0].float().requires_grad_()

@@ -60,6 +60,13 @@ def test_equal_candidates_cost_their_logarithm_and_one_costs_nothing():
     assert info_nce(x, y[:1], torch.zeros(6, dtype=torch.long)).item() == 0
 
 
+@pytest.mark.parametrize("temperature", [0.05, 0.2, 3.0])
+def test_is_never_negative(temperature):
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert info_nce(x, x, temperature=temperature) >= 0  # also where every pair is the best
+    assert info_nce(x, -x, temperature=temperature) > math.log(50)
+
+
 def test_invariances():
     generator = torch.Generator().manual_seed(1)
     x, y = vectors()
