@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch_geometric import EdgeIndex
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.nn.edge_mask import BernoulliEdgeMask
@@ -77,6 +78,15 @@ def test_adjacency_gives_the_order_of_its_edges():
     for read in (module.logit, module.probability, module.eval()):
         expected = read((source, target), adjacency.edge_index)
         assert torch.equal(read((source, target), adjacency), expected)
+
+
+def test_takes_an_edge_index_of_pyg():
+    module = mask_module().eval()
+    source, target, edge_index = graph()
+    given = EdgeIndex(edge_index, sparse_size=(6, 5))
+    mask = module((source, target), given)
+    assert type(mask) is torch.Tensor
+    assert torch.equal(mask, module((source, target), edge_index))
 
 
 def test_edges_and_nodes_may_come_in_any_order():
