@@ -4,7 +4,8 @@
 ``python benchmarks/plot.py convergence benchmarks/configs/methods/vbpr_{none,dvib-a}_ku.yaml``
 
 ``sweep`` shows a test metric at every point of a configuration's grid: a line over one option, a
-heat map over two. ``convergence`` shows the validation metric of seed 0 over epochs and over
+heat map over two; with ``--baseline``, stars say where the difference is more than other users and
+seeds may give. ``convergence`` shows the validation metric of seed 0 over epochs and over
 seconds of training, and how long each configuration takes to the best value of the first.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ matplotlib.use("Agg")  # files only
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
-from tabulate import HERE, Config, Result
+from tabulate import HERE, Config, Result, compare, holm, stars
 
 from pyg_mmrec.experiment import format_table, mean_and_std
+from pyg_mmrec.options import option_text
 
+Point = tuple[str, ...]
 # Told apart by the colour-blind (Okabe and Ito's colours) and, by line and marker, without colours.
 LINES = [
     {"color": color, "linestyle": line, "marker": marker}
@@ -58,11 +61,8 @@ def check_same_data(configs: Sequence[Config]) -> None:
         raise ValueError(f"what is compared needs to be of one data set (got {', '.join(names)})")
 
 
-def values_of_points(
-    config: Config, results: Path, metric: str
-) -> dict[tuple[str, ...], list[Any]]:
-    """The test metric of runs, by the point of the grid: of the seeds that all points have, see
-    :meth:`run.Config.searched`.
+def read_points(config: Config, results: Path) -> dict[Point, Result]:
+    """What there is, by the point of the grid.
 
     Raises:
         ValueError: If the configuration has no grid of one or two options, or no run has finished.
@@ -73,17 +73,26 @@ def values_of_points(
             f"a sweep is drawn over one or two options, and the 'grid' of '{config.path}' has "
             f"{options or 'none'}"
         )
-    found = {tuple(point.values()): runs for point, runs in config.searched(results)}
+    found = {tuple(result.point.values()): result for result in Result.of_points(config, results)}
     if not found:
         raise ValueError(f"no run of '{config.path.stem}' has finished")
-    for run in itertools.chain(*found.values()):
-        if metric not in run["metrics"]["test"]:
-            known = ", ".join(run["metrics"]["test"])
-            raise ValueError(f"there is no metric '{metric}'; there are {known}")
-    return {
-        point: [run["metrics"]["test"][metric] for run in found.get(point, [])]
-        for point in (tuple(point.values()) for point in config.points())
-    }
+    return found
+
+
+def significance(
+    points: Mapping[Point, Result], reference: Result, metric: str
+) -> dict[Point, str]:
+    """Stars at the points that differ from the reference over users and seeds, by p-values that are
+    corrected for the number of points (Holm); none where users were not kept or seeds are single.
+    """
+    found = {}
+    theirs = reference.users(metric)
+    for point, result in points.items():
+        ours = result.users(metric)
+        if ours and theirs and np.array_equal(ours[0], theirs[0]):
+            found[point] = compare(ours[1], theirs[1])[1]
+    p_values = {point: p for point, p in found.items() if p is not None}
+    return dict(zip(p_values, map(stars, holm(list(p_values.values()))), strict=True))
 
 
 def sweep(
@@ -104,34 +113,51 @@ def sweep(
         reference = Result.read(baseline, results)
     if reference is not None and not reference.runs:
         raise ValueError(f"no run of '{reference.config.path.stem}' has finished")
-    all_values = [values_of_points(config, results, metric) for config in configs]
+    all_points = [read_points(config, results) for config in configs]
+    all_values = [
+        {point: result.values(metric) for point, result in points.items()} for points in all_points
+    ]
     figure, all_axes = plt.subplots(
         1, len(configs), figsize=(4.5 * len(configs), 3.5), squeeze=False, layout="constrained"
     )
     texts = []
-    for config, values, axes in zip(configs, all_values, all_axes[0], strict=True):
+    for config, points, values, axes in zip(
+        configs, all_points, all_values, all_axes[0], strict=True
+    ):
         names = [name.split(".", 1)[1] for name in config.content["grid"]]
-        ticks = [list(dict.fromkeys(point[i] for point in values)) for i in range(len(names))]
+        ticks = [
+            [option_text(value) for value in options] for options in config.content["grid"].values()
+        ]
         seeds = max(map(len, values.values()))
         shown = [f"{label(config)} on {config.content['dataset']}, {metric}, {seeds} seed(s)"]
-        if len(names) == 1:
-            rows = _draw_line(axes, ticks[0], list(values.values()))
-            table = format_table([names[0], metric], rows)
-        else:
-            grid = [[values[first, second] for second in ticks[1]] for first in ticks[0]]
-            rows = _draw_heat_map(figure, axes, ticks, grid)
-            header = [rf"{names[0]} \ {names[1]}", *ticks[1]]
-            table = format_table(header, rows)
-            axes.set_ylabel(names[0])
-        axes.set_xlabel(names[-1])
+        marks: dict[Point, str] = {}
         if reference is not None:
-            mean, _ = mean_and_std(reference.values(metric))
-            shown.append(f"{label(reference.config)}: {mean:.4f}, {len(reference.runs)} seed(s)")
+            mean, text = reference.mean("test", metric), _text(reference.values(metric))
+            shown.append(f"{label(reference.config)}: {text}, {len(reference.runs)} seed(s)")
+            marks = significance(points, reference, metric)
             if len(names) == 1:
                 axes.axhline(mean, color="0.4", linestyle="--", label=label(reference.config))
+        cells = {
+            point: _text(values[point]) + marks.get(point, "") if point in values else "not run"
+            for point in itertools.product(*ticks)
+        }
+        if len(names) == 1:
+            _draw_line(axes, ticks[0], values)
+            header, rows = [names[0], metric], [[tick, cells[tick,]] for tick in ticks[0]]
+            if reference is not None:
                 axes.legend()
+        else:
+            _draw_heat_map(figure, axes, ticks, values, marks)
+            axes.set_ylabel(names[0])
+            header = [rf"{names[0]} \ {names[1]}", *ticks[1]]
+            rows = [[first, *(cells[first, second] for second in ticks[1])] for first in ticks[0]]
+        axes.set_xlabel(names[-1])
         axes.set_title("\n".join(shown), fontsize="medium")
-        texts.append("\n".join([*shown, table]))
+        texts.append("\n".join([*shown, format_table(header, rows)]))
+        if any(marks.values()):
+            texts[-1] += (
+                f"\n* p < 0.05, ** p < 0.01 over users and seeds, Holm, {len(marks)} points"
+            )
     figure.savefig(output, dpi=200)
     plt.close(figure)
     return "\n\n".join(texts)
@@ -139,37 +165,38 @@ def sweep(
 
 def _text(values: list[float]) -> str:
     """Mean and, of several seeds, standard deviation."""
-    if not values:
-        return "not run"
     mean, std = mean_and_std(values)
     return f"{mean:.4f}" + (f" ± {std:.4f}" if len(values) > 1 else "")
 
 
-def _draw_line(axes: Any, ticks: list[str], values: list[list[float]]) -> list[list[str]]:
+def _draw_line(axes: Any, ticks: list[str], values: Mapping[Point, list[float]]) -> None:
     """Means with standard deviations over evenly spaced values of an option."""
-    place = [i for i, runs in enumerate(values) if runs]
-    mean, std = np.array([mean_and_std(values[i]) for i in place]).T
+    place = [i for i, tick in enumerate(ticks) if (tick,) in values]
+    mean, std = np.array([mean_and_std(values[ticks[i],]) for i in place]).T
     axes.errorbar(place, mean, std if std.any() else None, capsize=3, **LINES[1])
     axes.set_xticks(range(len(ticks)), ticks)
     axes.margins(x=0.1)
-    return [[tick, _text(runs)] for tick, runs in zip(ticks, values, strict=True)]
 
 
 def _draw_heat_map(
-    figure: Any, axes: Any, ticks: list[list[str]], values: list[list[list[float]]]
-) -> list[list[str]]:
+    figure: Any,
+    axes: Any,
+    ticks: list[list[str]],
+    values: Mapping[Point, list[float]],
+    marks: Mapping[Point, str],
+) -> None:
     """Means as colours, light to dark also in print, and as numbers."""
-    mean = np.array([[np.mean(runs) if runs else np.nan for runs in row] for row in values])
+    points = [[(first, second) for second in ticks[1]] for first in ticks[0]]
+    mean = np.array([[np.mean(values.get(point, np.nan)) for point in row] for row in points])
     image = axes.imshow(mean, cmap="cividis", aspect="auto")
     middle = (np.nanmin(mean) + np.nanmax(mean)) / 2
     for (i, j), value in np.ndenumerate(mean):
         color = "black" if np.isnan(value) or value > middle else "white"
-        text = "not run" if np.isnan(value) else f"{value:.4f}"
+        text = "not run" if np.isnan(value) else f"{value:.4f}{marks.get(points[i][j], '')}"
         axes.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
     axes.set_yticks(range(len(ticks[0])), ticks[0])
     axes.set_xticks(range(len(ticks[1])), ticks[1])
     figure.colorbar(image, ax=axes)
-    return [[tick, *map(_text, row)] for tick, row in zip(ticks[0], values, strict=True)]
 
 
 def epochs_to(curve: Sequence[float], target: float) -> int | None:

@@ -134,22 +134,6 @@ class Config:
         files = sorted((results / self.folder(point)).glob("seed-*.json"))
         return {file: self.result(file, point) for file in files}
 
-    def searched(self, results: Path) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
-        """The points of the grid that have run, each with its results of the seeds that all of
-        them have: further seeds are given to the point that validation picks.
-
-        Raises:
-            ValueError: If a file is the result of another configuration.
-        """
-        all_points = ((point, self.results(point, results)) for point in self.points())
-        found = [(point, files) for point, files in all_points if files]
-        names = [{file.name for file in files} for _, files in found]
-        shared = set.intersection(*names) if names else set()
-        return [
-            (point, [run for file, run in files.items() if file.name in shared])
-            for point, files in found
-        ]
-
     def result(self, file: Path, point: dict[str, str]) -> dict[str, Any]:
         """The content of a point's result file, ``seed-NUMBER.json``.
 

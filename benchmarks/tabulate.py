@@ -45,11 +45,6 @@ METRICS = ["recall@20", "ndcg@20"]
 _Array = npt.NDArray[np.float64]
 
 
-def mean_metric(runs: Sequence[dict[str, Any]], split: str, metric: str) -> float:
-    """A metric of a split, the mean over runs."""
-    return float(np.mean([run["metrics"][split][metric] for run in runs]))
-
-
 @dataclass
 class Result:
     """What there is of a configuration: of its grid, the point that validation picks.
@@ -75,12 +70,30 @@ class Result:
         Raises:
             ValueError: If one is the result of another configuration.
         """
-        found = config.searched(results)
+        found = cls.of_points(config, results)
         if not found:
             return cls(config)
-        point = max(found, key=lambda pair: mean_metric(pair[1], "validation", config.metric()))[0]
-        files = config.results(point, results)
-        return cls(config, point, list(files), list(files.values()), len(found))
+        best = max(found, key=lambda result: result.mean("validation", config.metric()))
+        files = config.results(best.point, results)
+        return cls(config, best.point, list(files), list(files.values()), len(found))
+
+    @classmethod
+    def of_points(cls, config: Config, results: Path) -> list[Result]:
+        """What there is of every point of the grid that has run, of the seeds that all of these
+        have: further seeds are given to the point that validation picks.
+
+        Raises:
+            ValueError: If one is the result of another configuration.
+        """
+        all_points = [(point, config.results(point, results)) for point in config.points()]
+        found = [(point, files) for point, files in all_points if files]
+        names = [{file.name for file in files} for _, files in found]
+        shared = set.intersection(*names) if names else set()
+        points = []
+        for point, files in found:
+            kept = {file: run for file, run in files.items() if file.name in shared}
+            points.append(cls(config, point, list(kept), list(kept.values()), len(found)))
+        return points if shared else []
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -102,6 +115,10 @@ class Result:
         entries = self.config.content.get("published") or []
         named = {key: None for entry in entries for key in entry if key != "source"}
         return list(named) or METRICS
+
+    def mean(self, split: str, metric: str) -> float:
+        """A metric of a split, the mean over the runs."""
+        return float(np.mean([run["metrics"][split][metric] for run in self.runs]))
 
     def values(self, metric: str) -> list[float]:
         """A test metric of every run.
@@ -199,6 +216,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+def stars(p: float) -> str:
+    """One for p < 0.05, two for p < 0.01."""
+    return "**" if p < 0.01 else "*" if p < 0.05 else ""
+
+
 def make_rows(
     results: list[Result], metrics: Sequence[str] | None = None, resample: bool = True
 ) -> list[list[str]]:
@@ -293,13 +315,11 @@ def compare_picking(configs: Sequence[Config], results: Path) -> tuple[list[str]
     rows = []
     for config in configs:
         metric = config.metric()
-        found = [runs for _, runs in config.searched(results)]
+        found = Result.of_points(config, results)
         if len(found) < 2:
             continue
         fair, best = (
-            mean_metric(
-                max(found, key=lambda runs: mean_metric(runs, split, metric)), "test", metric
-            )
+            max(found, key=lambda result: result.mean(split, metric)).mean("test", metric)
             for split in ("validation", "test")
         )
         cells = [config.path.stem, str(len(found)), f"test {metric}", f"{fair:.4f}", f"{best:.4f}"]
@@ -325,8 +345,7 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
                 f"two configurations agree in {HEADER[:first]} ({', '.join(row[:first])}): a wide "
                 f"table cannot tell them apart"
             )
-        p = float(cell["p (users and seeds)"] or 1)
-        gain = cell["improvement"] + ("**" if p < 0.01 else "*" if p < 0.05 else "")
+        gain = cell["improvement"] + stars(float(cell["p (users and seeds)"] or 1))
         ours = [cell["ours"]] * bool(cell["ours"]) + [f"({gain})"] * bool(gain)
         sources[""].setdefault(cell["metric"], " ".join(ours))
         value, _, source = cell["published"].removesuffix(")").partition(" (")

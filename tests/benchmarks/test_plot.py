@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("yaml")
@@ -62,6 +64,23 @@ def test_a_sweep_compares_the_same_seeds(program, make, tmp_path):
     config = make("s", SWEEP, {"num_layers=1": [[0.1]], "num_layers=2": [[0.3], [0.1], [0.1]]})
     text = program.sweep([config], tmp_path / "results", "ndcg@20", None, tmp_path / "figure.png")
     assert ["2", "0.3000"] in [line.split() for line in text.splitlines()] and "1 seed(s)" in text
+
+
+def test_stars_are_at_the_points_that_differ_over_users_and_seeds(program, make, tmp_path):
+    pytest.importorskip("scipy")
+    generator, metric = np.random.default_rng(0), "ndcg@20"
+    seeds = [[0.1], [0.2], [0.3]]
+    config = make("s", SWEEP, {"num_layers=1": seeds, "num_layers=2": seeds})
+    base = make("b", "model: LightGCN\ndataset: planted-tiny\nseeds: 3", {"": seeds})
+    gains = {"s/num_layers=1": 0.0, "s/num_layers=2": 0.5, "b": 0.0}
+    for place, gain in gains.items():
+        for file in (tmp_path / "results" / place).glob("seed-*.json"):
+            users = gain + generator.random(40)
+            save_file({"user": np.arange(40), metric: users}, file.with_suffix(".safetensors"))
+    text = program.sweep([config], tmp_path / "results", metric, base, tmp_path / "figure.png")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["1", "0.2000", "±", "0.1000"] in lines and ["2", "0.2000", "±", "0.1000**"] in lines
+    assert text.endswith("over users and seeds (Holm, 2 points)")
 
 
 def test_sweep_over_two_options_shows_what_did_not_run(program, make, tmp_path):
