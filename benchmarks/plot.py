@@ -154,10 +154,9 @@ def sweep(
         axes.set_xlabel(names[-1])
         axes.set_title("\n".join(shown), fontsize="medium")
         texts.append("\n".join([*shown, format_table(header, rows)]))
-        if any(marks.values()):
-            texts[-1] += (
-                f"\n* p < 0.05, ** p < 0.01 over users and seeds, Holm, {len(marks)} points"
-            )
+        if marks:
+            note = f"over users and seeds (Holm, {len(marks)} points)"
+            texts[-1] += f"\n* p < 0.05, ** p < 0.01 {note}"
     figure.savefig(output, dpi=200)
     plt.close(figure)
     return "\n\n".join(texts)
