@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,12 +27,17 @@ published:
 """
 
 
-def program(name, *arguments):
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def program(load_script, monkeypatch, capsys):
+    """Calls a script with arguments, as its command would be; what it starts are processes."""
+
+    def call(name, *arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        code = load_script(name).main()
+        return SimpleNamespace(returncode=code or 0, **capsys.readouterr()._asdict())
+
+    return call
 
 
 @pytest.fixture
@@ -41,11 +47,11 @@ def config(tmp_path):
     return file
 
 
-def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
+def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path, program):
     results = tmp_path / "results"
     folders = ["--results", results, "--work", tmp_path / "work"]
-    done = program("run.py", config, "--jobs", 2, *folders)
-    assert done.returncode == 0, done.stderr
+    done = program("run", config, "--jobs", 2, *folders)
+    assert done.returncode == 0, done.err
     files = sorted(results.rglob("*.json"))
     contents = {file: json.loads(file.read_text()) for file in files}
     searched = [file for file in files if file.name == "seed-0.json"]
@@ -58,20 +64,20 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path):
         assert {"config", "versions", "data", "seconds_per_epoch"} <= set(content)
 
     before = {file: file.stat().st_mtime_ns for file in files}
-    assert program("run.py", config, *folders).returncode == 0
+    assert program("run", config, *folders).returncode == 0
     assert {file: file.stat().st_mtime_ns for file in results.rglob("*.json")} == before
 
-    table = program("tabulate.py", config, "--results", results)
-    assert table.returncode == 0, table.stderr
+    table = program("tabulate", config, "--results", results)
+    assert table.returncode == 0, table.err
     runs = [contents[best.with_name(f"seed-{seed}.json")] for seed in (0, 1)]
     mean = sum(run["metrics"]["test"]["recall@20"] for run in runs) / 2
-    (row,) = [line for line in table.stdout.splitlines() if "LightGCN" in line]
+    (row,) = [line for line in table.out.splitlines() if "LightGCN" in line]
     assert f"| {mean:.4f} ± " in row and f"| {100 * (mean / 0.25 - 1):+.1f} % |" in row
-    assert "0.2500 (somewhere)" in row and table.stdout.rstrip().endswith("a small one")
+    assert "0.2500 (somewhere)" in row and table.out.rstrip().endswith("a small one")
 
     config.write_text(CONFIG.replace("train.epochs: 3", "train.epochs: 2"))
-    changed = program("run.py", config, *folders)
-    assert changed.returncode == 1 and "results are never overwritten" in changed.stderr
+    changed = program("run", config, *folders)
+    assert changed.returncode == 1 and "results are never overwritten" in changed.err
     assert {file: file.stat().st_mtime_ns for file in results.rglob("*.json")} == before
 
 
@@ -94,7 +100,7 @@ def test_a_sweep_trains_all_seeds_at_every_point_seed_by_seed(
     assert trained[4:] == [("1", 2), ("2", 2)]
 
 
-def test_a_run_that_another_process_trains_is_left_out(config, tmp_path):
+def test_a_run_that_another_process_trains_is_left_out(config, tmp_path, program):
     fcntl = pytest.importorskip("fcntl")
     config.write_text(CONFIG.replace("seeds: 2", "seeds: 1"))
     results, work = tmp_path / "results", tmp_path / "work"
@@ -103,12 +109,12 @@ def test_a_run_that_another_process_trains_is_left_out(config, tmp_path):
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         arguments = [config, config, "--results", results, "--work", work]  # twice is once
-        done = program("run.py", *arguments)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+        done = program("run", *arguments)
+    (line,) = [line for line in done.err.splitlines() if line.startswith("failed: ")]
     assert done.returncode == 1
     assert "num_layers=1/seed-0: RuntimeError: left out, since another run.py is training" in line
     assert [file.parent.name for file in results.rglob("*.json")] == ["num_layers=2"]
-    assert program("run.py", *arguments).returncode == 0
+    assert program("run", *arguments).returncode == 0
     assert len(list(results.rglob("*.json"))) == 2
 
 
@@ -147,12 +153,14 @@ def test_names_of_configurations_differ(config, tmp_path, monkeypatch, load_scri
 def test_the_memory_of_a_run_is_its_own(tmp_path):
     held = b"x" * 2**30  # by the parent
     file = tmp_path / "peak"
-    done = program("clock.py", file, "platform", "--terse")
-    assert done.returncode == 0 and "Linux" in done.stdout
+    command = [sys.executable, BENCHMARKS / "clock.py", file, "platform", "--terse"]
+    assert "Linux" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert 1e7 < int(file.read_text()) < len(held)
 
 
-def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config, tmp_path):
+def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(
+    config, tmp_path, program
+):
     results = tmp_path / "results"
     config.write_text(CONFIG.replace("[1, 2]", "[1, 2, 3, 4, 5, 6]"))
     command = [sys.executable, BENCHMARKS / "run.py", config]
@@ -167,7 +175,7 @@ def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(config
     assert process.returncode == 130 and "the same command goes on from here" in errors
     finished = len(list(results.rglob("seed-0.json")))
     assert 1 <= finished <= 3
-    table = program("tabulate.py", config, "--results", results).stdout
+    table = program("tabulate", config, "--results", results).out
     assert f"| 1 of 2, {finished} of 6 points searched |" in table
 
 
@@ -205,8 +213,8 @@ def test_every_method_of_the_project_is_compared_with_none(load_script):
     assert lonely == []
 
 
-def test_every_configuration_of_the_project_is_right(tmp_path):
+def test_every_configuration_of_the_project_is_right(tmp_path, program):
     files = sorted((BENCHMARKS / "configs").rglob("*.yaml"))
     assert files
-    done = program("tabulate.py", *files, "--results", tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = program("tabulate", *files, "--results", tmp_path)
+    assert done.returncode == 0, done.err
