@@ -29,15 +29,6 @@ from pyg_mmrec.testing import check_backbone, check_method
 DATA = PlantedDataset("tiny")[0]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The tensors here are so small that threads would mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Sound(Backbone):
     """Two layers over item IDs, each a site, with dropout beside them."""
 

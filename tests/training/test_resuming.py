@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ from tests.training.runs import (
     lightgcn,
     train,
 )
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("build", [lightgcn, freedom_dvib])
@@ -48,8 +47,13 @@ def test_resumed_run_is_bit_identical(
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_interrupted_trainer_itself_resumes_bit_identical(
-    threads: int, data: HeteroData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    threads: int,
+    data: HeteroData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(threads)
     undisturbed = train(freedom_dvib(data), data)
     trainer = Trainer(freedom_dvib(data), data, OPTIONS, tmp_path, progress=False)

@@ -26,8 +26,6 @@ from tests.training.runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ONE_EPOCH = replace(OPTIONS, epochs=1)
 
 
