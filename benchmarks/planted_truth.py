@@ -35,8 +35,7 @@ from pyg_mmrec.nn.losses import hsic
 from pyg_mmrec.nn.objectives import FIB, GIB, Objective
 from pyg_mmrec.training import Trainer, TrainingOptions
 
-# Groups of feature columns, by the kinds as `column_kind` counts them: taste, irrelevant, noise.
-COLUMNS = {"taste": [0], "irrelevant": [1], "noise": [2], "irrelevant or noise": [1, 2]}
+COLUMNS = ("taste", "irrelevant", "noise")  # as `column_kind` counts them
 BACKBONES: dict[str, type[ContentBackbone]] = {"VLightGCN": VLightGCN, "VBPR": VBPR}
 FIB_WEIGHTS = (1.0, 10.0, 100.0)
 # Item graph, and epochs of the backbone alone before those with GIB.
@@ -67,16 +66,14 @@ def dependence(z: Tensor, x: Tensor) -> float:
 
 @torch.no_grad()
 def dependence_by_columns(trained: Trainer) -> dict[str, dict[str, float]]:
-    """Dependence of each modality's projection on each group of its columns."""
+    """Dependence of each modality's projection on each kind of its columns."""
     data, projected = trained.data, trained.backbone.content(trained.graph)
     return {
-        group: {
-            name: dependence(
-                z, data[name].x[:, torch.isin(data[name].column_kind, torch.tensor(kinds))]
-            )
+        kind: {
+            name: dependence(z, data[name].x[:, data[name].column_kind == number])
             for name, z in projected.items()
         }
-        for group, kinds in COLUMNS.items()
+        for number, kind in enumerate(COLUMNS)
     }
 
 
@@ -231,12 +228,12 @@ def shown(values: Sequence[float]) -> str:
 def fib_table(rows: list[dict[str, Any]]) -> list[str]:
     """Dependence, mean of the modalities, without FIB and what FIB changes, seed by seed."""
     lines = [
-        f"| backbone | weight | {' | '.join(COLUMNS)} | recall@20 |",
-        f"| --- | --- | {'--- | ' * len(COLUMNS)}--- |",
+        "| backbone | weight | taste columns | irrelevant columns | noise columns | recall@20 |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
 
     def by_column(row: dict[str, Any], state: str = "dependence") -> list[float]:
-        return [statistics.fmean(row[state][group].values()) for group in COLUMNS]
+        return [statistics.fmean(row[state][kind].values()) for kind in COLUMNS]
 
     for backbone in dict.fromkeys(row["backbone"] for row in rows):
         ours = [row for row in rows if row["backbone"] == backbone]
