@@ -371,7 +371,8 @@ def load_run(folder: Path | str, root: Path | str = "data", device: str = "cpu")
 
     Raises:
         FileNotFoundError: If the folder holds no finished run, or the data are not there.
-        ValueError: If the data are not those of the run; the message names what differs.
+        ValueError: If the data are not those of the run; the message names what differs. Or if
+            another version has written it, with settings unknown here.
 
     Example:
         .. code-block:: python
@@ -383,6 +384,9 @@ def load_run(folder: Path | str, root: Path | str = "data", device: str = "cpu")
         raise FileNotFoundError(f"there is no finished run in '{folder}' (no 'result.json')")
     config = read_json(folder / "result.json")["config"]
     config.pop("methods", None)  # which follow from the others
+    unknown = sorted(set(config) - set(Experiment.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"'{folder / 'result.json'}' is not of this version: unknown {unknown}")
     experiment = Experiment(**config, root=str(root), device=device)
     data = experiment.load()
     experiment._finished(folder, fingerprints(data))  # raises if the data are others

@@ -153,6 +153,9 @@ def test_a_run_is_not_loaded_with_other_data_or_unfinished(tmp_path):
     file.write_text(file.read_text().replace(value, "other"))
     with pytest.raises(ValueError, match=f"is the result of another run .*{name}"):
         load_run(tmp_path)
+    file.write_text(json.dumps({**result, "config": {**result["config"], "colour": "red"}}))
+    with pytest.raises(ValueError, match=r"result.json' is not of this version: unknown .'colour'"):
+        load_run(tmp_path)
 
 
 def test_the_result_says_what_a_combination_was(tmp_path):
