@@ -38,7 +38,7 @@ INSTALL_REQUIRES = [
 SPARSE = ["torch-sparse", "torch-scatter"]
 # Provides the same module as faiss-cpu: the README says how to have only this one.
 GPU = ["faiss-gpu"]
-TEST = ["pytest", "hypothesis", "pyyaml", "scipy"]
+TEST = ["pytest", "pytest-xdist", "hypothesis", "pyyaml", "scipy"]
 DEV = [*TEST, "ruff", "mypy", "types-tqdm", "types-PyYAML"]
 BENCHMARKS = ["matplotlib", "optuna", "pyyaml", "scipy"]
 
