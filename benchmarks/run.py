@@ -24,19 +24,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from pyg_mmrec.experiment import Experiment
 from pyg_mmrec.options import option_text
-from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
+from pyg_mmrec.training.checkpoint import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 if str(HERE) in sys.path:
     sys.path.remove(str(HERE))  # torch imports a package that is called like 'tabulate.py'
-#: Test metrics that are kept of every user, beside the published ones.
-OF_USERS = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
+#: Test metrics that are kept of every user, and validation metrics of every epoch, beside the
+#: published ones and the one that picks.
+KEPT = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
 FIELDS = (
     "model", "dataset", "method", "preset", "options", "grid", "sweep", "seeds", "note",
     "published",
@@ -214,18 +216,23 @@ def train(experiment: Experiment, folder: Path, threads: int, lock: int) -> dict
 
 def keep(result: dict[str, Any], config: Config, folder: Path, file: Path) -> None:
     """Writes a result file, and beside it some metrics of every user."""
-    metric = config.metric()
+    names = {*KEPT, config.metric()}.union(*config.content.get("published") or [])
+    history = result["history"]
     result["history"] = {
-        "epochs": len(result["history"]),
-        f"validation {metric}": [epoch["validation"][metric] for epoch in result["history"]],
+        "epochs": len(history),
+        **{
+            f"validation {name}": [epoch["validation"][name] for epoch in history]
+            for name in sorted(names)
+            if history and name in history[0]["validation"]
+        },
     }
     of_users = folder / "users.safetensors"
     if of_users.exists():
         values = load_file(of_users)
-        published = config.content.get("published") or []
-        names = set(OF_USERS).union(*published) & set(values)
-        kept = {key: values[key].half() for key in sorted(names)}
-        save_tensors(file.with_suffix(".safetensors"), {"user": values["user"].int(), **kept})
+        kept = {name: values[name].astype(np.float16) for name in sorted(names & set(values))}
+        user = values["user"].astype(np.int32)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(file.with_suffix(".npz"), user=user, **kept)
     write_json(file, result)
 
 

@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from run import HERE, Config
-from safetensors.numpy import load_file
 from scipy.stats import t
 
 from pyg_mmrec.experiment import format_table, mean_and_std
@@ -139,10 +138,10 @@ class Result:
         Raises:
             ValueError: If the runs have other test users.
         """
-        paths = [file.with_suffix(".safetensors") for file in self.files]
+        paths = [file.with_suffix(".npz") for file in self.files]
         if not paths or not all(path.exists() for path in paths):
             return None
-        contents = [load_file(path) for path in paths]
+        contents = [np.load(path, allow_pickle=False) for path in paths]
         if not all(metric in content for content in contents):
             return None
         ids = contents[0]["user"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyg_mmrec import __version__
+from pyg_mmrec.data import statistics
 from pyg_mmrec.experiment import (
     BACKBONES,
     COMBINATIONS,
@@ -19,6 +20,9 @@ from pyg_mmrec.experiment import (
     mean_and_std,
 )
 from pyg_mmrec.training import tune_process
+
+#: Files by which a run goes on, or is known to have finished.
+KEPT = ("checkpoint.safetensors", "result.json")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,7 +83,7 @@ def train(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         raise ValueError(f"'--seeds' needs to be a positive integer (got {arguments.seeds})")
     options = parse_settings(arguments.set)
     many = arguments.seeds is not None
-    results = []
+    results: list[dict[str, Any]] = []
     for seed in range(arguments.seeds) if many else [arguments.seed]:
         experiment = Experiment(
             model=arguments.model,
@@ -95,8 +99,32 @@ def train(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         out = arguments.out
         if many and out is not None:
             out = out / f"seed-{seed}"
-        results.append(experiment.run(out, arguments.resume, progress=not arguments.quiet))
+        data = experiment.load()
+        if not arguments.quiet:
+            if not results:
+                print(describe(arguments.dataset, statistics(data)), file=sys.stderr)
+            if arguments.resume and not any((out / name).exists() for name in KEPT):
+                print(f"nothing to go on with in '{out}': a new run", file=sys.stderr)
+        results.append(
+            experiment.run(out, arguments.resume, progress=not arguments.quiet, data=data)
+        )
     return results
+
+
+def describe(name: str, counts: Mapping[str, Any]) -> str:
+    """What a run is trained on, of :func:`~pyg_mmrec.data.statistics`, in one line."""
+    splits = " / ".join(str(counts[split]) for split in ("training", "validation", "test"))
+    dropped = counts["dropped"].get("duplicate_pairs", 0)
+    features = [
+        f"{modality} {'without features' if item['dim'] is None else item['dim']}"
+        + (f" ({item['missing']} items lack it)" if item["missing"] else "")
+        for modality, item in counts["modalities"].items()
+    ]
+    return (
+        f"{name}: {counts['users']} users, {counts['items']} items, {splits} interactions"
+        + (f" ({dropped} duplicates left out)" if dropped else "")
+        + f"; {', '.join(features) or 'no modalities'}"
+    )
 
 
 def summarize(results: Sequence[dict[str, Any]]) -> str:
@@ -116,8 +144,9 @@ def summarize(results: Sequence[dict[str, Any]]) -> str:
             row.append(f"{mean:.4f}" if len(results) == 1 else f"{mean:.4f} ± {std:.4f}")
         rows.append(row)
     config = results[0]["config"]
+    parts = f" ({' + '.join(config['methods'])})" if "methods" in config else ""
     lines = [
-        f"{config['model']}, method {config['method']}, preset {config['preset']}, on "
+        f"{config['model']}, method {config['method']}{parts}, preset {config['preset']}, on "
         f"{config['dataset']}: test metrics of the best validation epoch"
         + (f", mean ± standard deviation of {len(results)} seeds" if len(results) > 1 else ""),
         format_table(["metric", *(f"@{k}" for k in ks)], rows),
@@ -145,8 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pyg-mmrec: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; '--resume' goes on from the last checkpoint" if arguments.out else ""
-        print(f"pyg-mmrec: interrupted{hint}", file=sys.stderr)
+        kept = arguments.out is not None and any(
+            file.name in KEPT for file in arguments.out.glob("**/*.*")
+        )
+        hint = "'--resume' goes on from the last checkpoint" if kept else "nothing was kept yet"
+        print(f"pyg-mmrec: interrupted; {hint}", file=sys.stderr)
         return 130
     print(summarize(results))
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -115,13 +116,10 @@ class Experiment:
         choose("preset", self.preset, dict.fromkeys(PRESETS))
         self.options = {name: option_text(value) for name, value in self.options.items()}
         try:
-            on_cuda = torch.device(self.device).type == "cuda"
-        except RuntimeError as error:
-            raise ValueError(
-                f"there is no device '{self.device}'; there are cpu, cuda, …"
-            ) from error
-        if on_cuda and not torch.cuda.is_available():
-            raise ValueError(f"'device' is '{self.device}', but there is no CUDA device here")
+            torch.zeros(1, device=self.device).tolist()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"'device' is '{self.device}', which is not here ({reason})") from None
         self.backbone_class: type[Backbone] = choose("model", self.model, BACKBONES)
         self.methods = self._methods()
         dataset_class = PlantedDataset if self.dataset in PLANTED else MultimodalDataset
@@ -280,6 +278,7 @@ class Experiment:
             if finished is not None:
                 return finished
             folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()  # it can be written to
         seed_everything(self.seed)
         objective = self.objective(data)
         identity = {}
@@ -337,6 +336,8 @@ class Experiment:
 
     @staticmethod
     def _check_free(folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"'{folder}' is a file, but a run needs a folder")
         for name in ("result.json", "checkpoint.safetensors"):
             if (folder / name).exists():
                 raise ValueError(
@@ -350,11 +351,16 @@ class Experiment:
         if not path.exists():
             return None
         result = read_json(path)
-        theirs = {**result["config"], **result["data"].get("fingerprints", data)}
-        changed = differences(theirs, {**self.config(), **data})
+        theirs = {**_flat(result["config"]), **result["data"].get("fingerprints", data)}
+        changed = differences(theirs, {**_flat(self.config()), **data})
         if changed:
             raise ValueError(f"'{path}' is the result of another run ({'; '.join(changed)})")
         return result
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of :meth:`Experiment.config` with its options one by one."""
+    return {**{k: v for k, v in config.items() if k != "options"}, **config.get("options", {})}
 
 
 def load_run(folder: Path | str, root: Path | str = "data", device: str = "cpu") -> Trainer:
@@ -381,8 +387,12 @@ def load_run(folder: Path | str, root: Path | str = "data", device: str = "cpu")
     """
     folder = Path(folder)
     if not (folder / "result.json").exists():
-        raise FileNotFoundError(f"there is no finished run in '{folder}' (no 'result.json')")
-    config = read_json(folder / "result.json")["config"]
+        seeds = sorted(path.parent.name for path in folder.glob("seed-*/result.json"))
+        inside = f"in its folders {seeds} there are" if seeds else "no 'result.json'"
+        raise FileNotFoundError(f"there is no finished run in '{folder}' itself ({inside})")
+    config = read_json(folder / "result.json").get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"'{folder / 'result.json'}' is not the result of a run (no 'config')")
     config.pop("methods", None)  # which follow from the others
     unknown = sorted(set(config) - set(Experiment.__dataclass_fields__))
     if unknown:

@@ -153,6 +153,13 @@ def test_a_run_is_not_loaded_with_other_data_or_unfinished(tmp_path):
     file.write_text(file.read_text().replace(value, "other"))
     with pytest.raises(ValueError, match=f"is the result of another run .*{name}"):
         load_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"'.*' itself \(in its folders \['seed-0'\]"):
+        (tmp_path / "many" / "seed-0").mkdir(parents=True)
+        (tmp_path / "many" / "seed-0" / "result.json").touch()
+        load_run(tmp_path / "many")
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="is not the result of a run"):
+        load_run(tmp_path)
     file.write_text(json.dumps({**result, "config": {**result["config"], "colour": "red"}}))
     with pytest.raises(ValueError, match=r"result.json' is not of this version: unknown .'colour'"):
         load_run(tmp_path)
@@ -196,7 +203,34 @@ def test_finished_runs_are_kept_and_resumed(tmp_path, capsys):
     assert capsys.readouterr().out == first
     assert (tmp_path / "result.json").read_bytes() == written
     assert main([*arguments, "--resume", "--seed", "7"]) == 2
-    assert "result of another run" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "result of another run" in error and "seed: 0 there, 7 here" in error
+    assert "train.epochs: 3 there, absent here" in error
+
+
+def test_it_says_what_it_trains_on_and_that_nothing_was_there_to_resume(tmp_path, capsys):
+    arguments = ["train", "--dataset", "planted-tiny", "--model", "GRCN", "--method", "ibmrec"]
+    assert main([*arguments, "--out", str(tmp_path / "new"), "--resume", *SHORT]) == 0
+    out, error = capsys.readouterr()
+    first = "planted-tiny: 120 users, 90 items, "
+    assert error.startswith(first) and "; image 24, text 16\n" in error
+    assert f"nothing to go on with in '{tmp_path / 'new'}': a new run\n" in error
+    assert out.startswith("GRCN, method ibmrec (fib), preset paper, on planted-tiny: ")
+
+
+def test_an_interrupt_says_whether_something_was_kept(tmp_path, capsys, monkeypatch):
+    def interrupted(self, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return before(self, epoch)
+
+    before = Trainer._epoch
+    monkeypatch.setattr(Trainer, "_epoch", interrupted)
+    arguments = [*TINY, "--model", "LightGCN", "--out"]
+    assert main([*arguments, str(tmp_path / "a")]) == 130
+    assert "interrupted; nothing was kept yet" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "b"), "--set", "train.checkpoint_epochs=1"]) == 130
+    assert "interrupted; '--resume' goes on from the last checkpoint" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
@@ -259,8 +293,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
         (["--model", "LightGCN", "--seeds", "0"], "'--seeds' needs to be a positive integer"),
         (["--model", "FREEDOM", "--set", "model.modalities=smell"], "smell"),
         (["--model", "MostPop", "--method", "dvib-c"], "MostPop declares none"),
-        (["--model", "LightGCN", "--device", "gpu"], "there is no device 'gpu'"),
-        (["--model", "MostPop", "--out", __file__], "File exists"),
+        (["--model", "LightGCN", "--device", "gpu"], "'device' is 'gpu', which is not here"),
+        (["--model", "MostPop", "--out", __file__], "is a file, but a run needs a folder"),
     ],
 )
 def test_mistakes_get_one_line_and_no_traceback(arguments, message, capsys):
@@ -272,7 +306,7 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, capsys):
 
 def test_an_unusable_folder_is_found_before_training(monkeypatch):
     monkeypatch.setattr(Trainer, "fit", lambda *args: pytest.fail("it trained"))
-    with pytest.raises(OSError, match="File exists"):
+    with pytest.raises(OSError, match="is a file, but a run needs a folder"):
         Experiment("LightGCN", "planted-tiny").run(__file__, progress=False)
 
 

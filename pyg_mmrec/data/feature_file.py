@@ -90,6 +90,21 @@ def find_graphs(folder: str | os.PathLike[str]) -> dict[str, Path]:
     return {modality: path for modality, (_, path) in best.items()}
 
 
+def find_misnamed(folder: str | os.PathLike[str]) -> list[str]:
+    r"""Finds files that look like features or item graphs, but are not named so.
+
+    Args:
+        folder (str): The dataset's folder.
+    """
+    return sorted(
+        path.name
+        for path in Path(folder).iterdir()
+        if re.search(r"(feat|knn).*\.np[yz]$", path.name, re.IGNORECASE)
+        and not _FEATURE_FILE.fullmatch(path.name)
+        and not _GRAPH_FILE.fullmatch(path.name)
+    )
+
+
 def load_features(path: str | os.PathLike[str], on_invalid: str = "error") -> ModalityFeatures:
     r"""Loads a feature matrix from a :obj:`.npy` file as float32.
 

@@ -20,6 +20,61 @@ INTERACTED_BY: EdgeType = ("item", "rev_interacts", "user")
 SIMILAR: EdgeType = ("item", "similar", "item")
 
 
+def check_hetero(data: HeteroData) -> None:
+    """Raises a :class:`ValueError` that names what is missing or wrong in the data of a backbone:
+    nodes, ids of the edges, shape and values of the modalities' features.
+    """
+    for node_type in ("user", "item"):
+        if node_type not in data.node_types or data[node_type].num_nodes is None:
+            raise ValueError(f"'data' needs nodes of type '{node_type}' with 'num_nodes'")
+    if INTERACTS not in data.edge_types:
+        raise ValueError(f"'data' needs edges of type {INTERACTS}")
+    num_items = data["item"].num_nodes
+    for name in modalities(data):
+        store = data[name]
+        mask = store.mask if "mask" in store else None
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (num_items,)):
+            raise ValueError(
+                f"'mask' of '{name}' needs to be boolean of shape [{num_items}], one value per "
+                f"item (got {mask.dtype} {list(mask.shape)})"
+            )
+        if "x" not in store:
+            continue
+        if store.x.dim() != 2 or store.x.size(0) != num_items:
+            raise ValueError(
+                f"'x' of '{name}' needs shape [{num_items}, channels], one row per item "
+                f"(got {list(store.x.shape)})"
+            )
+        bad = ~store.x.isfinite().all(1)
+        if mask is not None:
+            bad &= mask  # whatever stands where an item lacks it
+        if bool(bad.any()):
+            raise ValueError(
+                f"'x' of '{name}' holds NaN or infinite values in {int(bad.sum())} rows, the first "
+                f"of item {int(bad.int().argmax())}; a boolean 'mask' says which items have it"
+            )
+    for edge_type in data.edge_types:
+        if "edge_index" not in data[edge_type]:
+            raise ValueError(f"the edges {edge_type} of 'data' need an 'edge_index'")
+        edge_index = data[edge_type].edge_index
+        if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
+            raise ValueError(
+                f"'edge_index' of {edge_type} needs to be an integer tensor of shape [2, "
+                f"num_edges] (got {edge_index.dtype} {list(edge_index.shape)})"
+            )
+        for node_type, ids in zip(edge_type[::2], edge_index, strict=True):
+            count = data[node_type].num_nodes
+            if (
+                ids.numel()
+                and count is not None
+                and not 0 <= int(ids.min()) <= int(ids.max()) < count
+            ):
+                raise ValueError(
+                    f"'edge_index' of {edge_type} needs ids of '{node_type}' from 0 to {count - 1} "
+                    f"(got {int(ids.min())} to {int(ids.max())})"
+                )
+
+
 @dataclass(frozen=True)
 class Graph:
     r"""What a backbone reads: a pytree of tensors made from a :class:`HeteroData`.
@@ -55,13 +110,10 @@ class Graph:
                 ``('user', 'interacts', 'item')``; modality nodes and item graphs are optional.
 
         Raises:
-            ValueError: If users, items or interactions are missing.
+            ValueError: If users, items or interactions are missing, an id is out of range, or
+                features have another shape than one finite row per item.
         """
-        for node_type in ("user", "item"):
-            if node_type not in data.node_types or data[node_type].num_nodes is None:
-                raise ValueError(f"'data' needs nodes of type '{node_type}' with 'num_nodes'")
-        if INTERACTS not in data.edge_types:
-            raise ValueError(f"'data' needs edges of type {INTERACTS}")
+        check_hetero(data)
         x, mask = {}, {}
         for modality in modalities(data):
             store = data[modality]
@@ -76,8 +128,6 @@ class Graph:
             source, relation, target = edge_type
             if relation == "describes":  # ties a modality node to its item, one to one
                 continue
-            if "edge_index" not in data[edge_type]:
-                raise ValueError(f"the edges {edge_type} of 'data' need an 'edge_index'")
             adjacency[edge_type] = Adjacency.from_edge_index(
                 data[edge_type].edge_index,
                 data[edge_type].get("edge_weight"),

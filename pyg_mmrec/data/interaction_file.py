@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +25,7 @@ INTERACTION_COLUMNS: dict[str, str] = {
 _REQUIRED = ("user", "item")
 _MAX_ID = 2**31
 _MAX_EXACT_FLOAT = 2.0**53
+_MAX_IDS_PER_ROW = 100  # of which the data have one at least; above it, ids are no numbering
 _SPLITS = "0 (training), 1 (validation) or 2 (test)"
 
 
@@ -98,8 +100,8 @@ def read_interactions(
     rating = table.ratings() if "rating" in table else None
     time = table.times() if "time" in table else None
 
-    num_users = int(user.max()) + 1 if num_users is None else num_users
-    num_items = int(item.max()) + 1 if num_items is None else num_items
+    num_users = table.count("user", user) if num_users is None else num_users
+    num_items = table.count("item", item) if num_items is None else num_items
     key = user * num_items + item  # below 2^62
     order = np.argsort(key, kind="stable") if label is None else np.lexsort((label, key))
     key = key[order]
@@ -209,8 +211,28 @@ class _Table:
 
     def ids(self, role: str, count: int | None, source: str) -> npt.NDArray[np.int64]:
         if count is None:
-            return self._integers(role, _MAX_ID, "a non-negative integer below 2^31")
+            expected = "a non-negative integer below 2^31; 'pandas.factorize' numbers other ids"
+            return self._integers(role, _MAX_ID, expected)
         return self._integers(role, count, f"an integer from 0 to {count - 1} (from {source})")
+
+    def count(self, role: str, ids: npt.NDArray[np.int64]) -> int:
+        """One more than the highest id; says so if ids below it never occur."""
+        count = int(ids.max()) + 1
+        name = self.header[self.position[role]]
+        advice = f"number them from 0 without gaps, or say how many there are by 'num_{role}s'"
+        if count > _MAX_IDS_PER_ROW * len(ids) + _MAX_IDS_PER_ROW:
+            raise ValueError(
+                f"'{self.path}', column '{name}': ids reach {count - 1} in {len(ids)} rows, so "
+                f"nearly all {role}s would not exist; {advice}"
+            )
+        missing = np.flatnonzero(np.bincount(ids, minlength=count) == 0)
+        if missing.size > 0:
+            warnings.warn(
+                f"'{self.path}', column '{name}': {missing.size} of {count} {role}s never occur, "
+                f"the first is {missing[0]}, and yet are {role}s of the data; {advice}",
+                stacklevel=3,
+            )
+        return count
 
     def labels(self) -> npt.NDArray[np.int64]:
         return self._integers("label", 3, _SPLITS)

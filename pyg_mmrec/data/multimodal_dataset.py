@@ -15,6 +15,7 @@ from .feature_file import (
     NeighborGraph,
     find_features,
     find_graphs,
+    find_misnamed,
     load_features,
     load_graph,
     read_num_rows,
@@ -116,6 +117,13 @@ class MultimodalDataset(InMemoryDataset):
             columns["label"] = None  # Not read, so that nothing in it can be wrong.
 
         feature_files, graph_files = find_features(folder), find_graphs(folder)
+        misnamed = find_misnamed(folder)
+        if misnamed:
+            warnings.warn(
+                f"'{folder}': {misnamed} are not read; features are called '<modality>_feat.npy', "
+                f"item graphs '<modality>_knn<k>.npz'",
+                stacklevel=2,
+            )
         selected = _select(modalities, {*feature_files, *graph_files}, folder)
         num_items, source = _count_items(
             num_items, [*feature_files.values(), *graph_files.values()]

@@ -178,6 +178,7 @@ class FullRanking:
         for name in [*needed, "val_label_index"] if mask_validation else needed:
             if name not in interactions:
                 raise ValueError(f"the data needs '{name}' on its ('user', 'interacts', 'item')")
+            _check_pairs(name, interactions[name], data["user"].num_nodes, data["item"].num_nodes)
         return cls(
             interactions[f"{split}_label_index"],
             interactions.edge_index,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -101,9 +102,12 @@ def top_k(
     Raises:
         ValueError: If an argument has a wrong shape, type or range, or if a score is NaN.
     """
+    if not isinstance(users, Tensor):
+        raise ValueError(f"'users' needs to be a tensor of ids (got {type(users).__name__})")
     if isinstance(exclude, Tensor):
         exclude = _by_user(exclude, users)
     _check_arguments(users, k, exclude, chunk_size)
+    k = int(k)
     if isinstance(score, InnerProduct) and users.numel() > 0:
         num_users = score.user_vectors.size(0)
         if int(users.max()) >= num_users:
@@ -163,8 +167,9 @@ def _check_arguments(
     users: Tensor, k: int, exclude: tuple[Tensor, Tensor] | None, chunk_size: int | None
 ) -> None:
     for name, value in (("k", k), ("chunk_size", chunk_size)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"'{name}' needs to be a positive integer (got {value})")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
+            raise ValueError(f"'{name}' needs to be a positive integer (got {value!r})")
     if users.dim() != 1 or users.dtype != torch.int64:
         raise ValueError(
             f"'users' needs to be a vector of int64 ids "

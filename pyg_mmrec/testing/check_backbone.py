@@ -115,6 +115,11 @@ class _BackboneCheck(Check):
         hidden, context = self.backbone.fuse(modality, self.graph)
         reached, output, compared = self.backbone.encode(hidden, context, self.graph)
         apart = Stages(modality, reached, context, output, compared)
+        self.require(
+            set(self.backbone.sites) == set(reached),
+            f"'sites' declares {list(self.backbone.sites)}, but 'encode' returns the hidden layers "
+            f"{list(reached)}; return each site's hidden layer as it was reached",
+        )
         for part in ("modality", "hidden", "context", "output", "compared"):
             keys = different(getattr(stages, part), getattr(apart, part))
             self.require(
@@ -210,11 +215,6 @@ class _BackboneCheck(Check):
         backbone, graph = self.backbone, self.graph
         stages = self.forward()
         sites = backbone.sites
-        self.require(
-            set(sites) == set(stages.hidden),
-            f"'sites' declares {list(sites)}, but 'encode' returns the hidden layers "
-            f"{list(stages.hidden)}; return each site's hidden layer as it was reached",
-        )
         for site, channels in sites.items():
             shape = list(stages.hidden[site].shape)
             self.require(
@@ -484,6 +484,11 @@ class _BackboneCheck(Check):
         backbone, graph = self.backbone, self.graph
         rows = SomeRows(self.batch.user, self.batch.positive)
         channels = backbone.content_channels
+        self.require(
+            not backbone.loss_reads_content or bool(getattr(backbone, "modalities", channels)),
+            "'loss_reads_content' is true, but neither 'modalities' nor 'content_channels' says "
+            "which modalities it reads",
+        )
         whole, some = ({}, {}) if not channels else (
             backbone.content(graph), backbone.content(graph, rows)
         )  # fmt: skip

@@ -27,7 +27,11 @@ def save_checkpoint(path: Path | str, tensors: dict[str, Tensor], state: dict[st
 def save_tensors(
     path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes a safetensors file, wholly or not at all; tied tensors are written twice."""
+    """Writes a safetensors file, wholly or not at all; tied tensors are written twice.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk.
+    """
     path, partial = _with_partial(path)
     written: dict[str, Tensor] = {}
     storages = set()
@@ -36,9 +40,16 @@ def save_tensors(
         shared = tensor.untyped_storage().data_ptr() in storages
         written[name] = tensor.clone() if shared else tensor
         storages.add(tensor.untyped_storage().data_ptr())
-    save_file(written, partial, metadata=metadata)
-    write_through(partial)
-    os.replace(partial, path)
+    try:
+        partial.touch()  # with the permissions of any new file, which safetensors would narrow
+        mode = partial.stat().st_mode
+        save_file(written, partial, metadata=metadata)
+        partial.chmod(mode)
+        write_through(partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write '{path}' ({error})") from error
 
 
 def _with_partial(path: Path | str) -> tuple[Path, Path]:

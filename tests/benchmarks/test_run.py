@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -59,8 +60,12 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path, program
     best = max(searched, key=lambda file: validation[file])
     assert len(searched) == 2
     assert set(files) == {*searched, best.with_name("seed-1.json")}
-    for content in contents.values():
+    for file, content in contents.items():
         assert content["history"]["epochs"] == 3 and content["peak_memory_bytes"] > 1e8
+        assert len(content["history"]["validation ndcg@5"]) == 3
+        users = np.load(file.with_suffix(".npz"))
+        test = content["metrics"]["test"]["recall@20"]
+        assert users["recall@20"].mean() == pytest.approx(test, abs=1e-3)
         assert {"config", "versions", "data", "seconds_per_epoch"} <= set(content)
 
     before = {file: file.stat().st_mtime_ns for file in files}

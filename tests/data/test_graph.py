@@ -114,7 +114,34 @@ def test_missing_interactions_are_refused():
 
 def test_ids_out_of_range_are_refused(data):
     data["user", "interacts", "item"].edge_index[1, 0] = 5
-    with pytest.raises(ValueError, match=r"targets outside \[0, 5\)"):
+    with pytest.raises(ValueError, match="of .*'interacts'.* needs ids of 'item' from 0 to 4"):
+        Graph.from_hetero(data)
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "value", "message"),
+    [
+        ("image", "x", torch.zeros(4, 2), r"'x' of 'image' needs shape \[5, channels\]"),
+        ("image", "x", torch.zeros(5), r"'x' of 'image' needs shape \[5, channels\]"),
+        ("image", "mask", torch.ones(5, dtype=torch.uint8), "'mask' of 'image' needs to be bool"),
+        ("image", "mask", torch.ones(4, dtype=torch.bool), r"shape \[5\], one value per item"),
+    ],
+)
+def test_features_that_do_not_fit_the_items_are_refused(data, modality, name, value, message):
+    data[modality][name] = value
+    with pytest.raises(ValueError, match=message):
+        Graph.from_hetero(data)
+
+
+def test_features_that_are_no_numbers_are_refused_where_an_item_has_them(data):
+    data["image"].x = torch.arange(10.0).view(5, 2)
+    data["image"].x[3, 1] = float("nan")
+    data["image"].mask = torch.tensor([True, True, True, False, True])
+    assert Graph.from_hetero(data).x["image"][3].tolist() == [0, 0]
+    data["image"].mask[3] = True
+    with pytest.raises(
+        ValueError, match="'x' of 'image' holds NaN or .* in 1 rows, the first of item 3"
+    ):
         Graph.from_hetero(data)
 
 

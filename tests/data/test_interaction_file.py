@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 
 from pyg_mmrec.data import read_interactions
 from pyg_mmrec.data.interaction_file import read_header
+
+# Most files here are too small for every id to occur.
+pytestmark = pytest.mark.filterwarnings("ignore:.*never occur")
 
 Row = tuple[int, int, int, float, int]
 
@@ -128,8 +132,8 @@ GOOD = "0\t1\t0\t1.5\t7\n"
         ("0\t1.0\t0\t1\t7", r"line 3, column 'itemID': .*\(got '1.0'\)"),
         ("0\t\t0\t1\t7", r"line 3, column 'itemID': .*\(got ''\)"),
         ("0\tTrue\t0\t1\t7", r"line 3, column 'itemID': .*\(got 'True'\)"),
-        ("2147483648\t1\t0\t1\t7", r"column 'userID': .*below 2\^31 \(got '2147483648'\)"),
-        ("9" * 25 + "\t1\t0\t1\t7", r"column 'userID': .*below 2\^31 \(got '9+'\)"),
+        ("2147483648\t1\t0\t1\t7", r"column 'userID': .*below 2\^31; .* \(got '2147483648'\)"),
+        ("9" * 25 + "\t1\t0\t1\t7", r"column 'userID': .*below 2\^31; .* \(got '9+'\)"),
         ("0\t1\t3\t1\t7", r"column 'x_label': expected 0 \(training\), 1 .* \(got '3'\)"),
         ("0\t1\t-1\t1\t7", r"column 'x_label': .*\(got '-1'\)"),
         ("0\t1\ttrain\t1\t7", r"column 'x_label': .*\(got 'train'\)"),
@@ -207,6 +211,28 @@ def test_bad_files(tmp_path: Path) -> None:
         read_interactions(path)
     path.write_bytes(b"userID,\xff\n0,1\n")
     with pytest.raises(ValueError, match=r"x.inter', line 1: expected UTF-8 text"):
+        read_interactions(path)
+
+
+def test_ids_that_never_occur_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.inter", "userID,itemID\n1,0\n2,1\n2,3\n")
+    with pytest.warns(UserWarning) as told:
+        read_interactions(path)
+    assert [str(warning.message).split(", and")[0] for warning in told] == [
+        f"'{path}', column 'userID': 1 of 3 users never occur, the first is 0",
+        f"'{path}', column 'itemID': 1 of 4 items never occur, the first is 2",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_interactions(path, num_users=3, num_items=4)
+
+
+def test_ids_that_are_no_numbering_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.inter", "userID,itemID\n0,0\n1,2000000000\n")
+    with pytest.raises(ValueError, match="'itemID': ids reach 2000000000 in 2 rows, so nearly all"):
+        read_interactions(path)
+    path = write(path, "userID,itemID\nu0,i0\n")
+    with pytest.raises(ValueError, match=r"'pandas.factorize' numbers other ids \(got 'u0'\)"):
         read_interactions(path)
 
 

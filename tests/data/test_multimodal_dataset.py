@@ -126,6 +126,15 @@ def test_modalities_are_picked(root: Path) -> None:
         MultimodalDataset(root, "toy", modalities="text")
 
 
+def test_files_that_are_named_otherwise_are_told(root: Path) -> None:
+    folder = root / "toy"
+    (folder / "text_feat.npy").rename(folder / "text_feats.npy")
+    (folder / "user_graph_dict.npy").touch()  # of another program
+    with pytest.warns(UserWarning, match=r"toy': \['text_feats.npy'\] are not read; features are"):
+        data = MultimodalDataset(str(root), "toy")[0]
+    assert modalities(data) == ["image", "audio"]
+
+
 def test_without_features(root: Path) -> None:
     folder = root / "bare"
     folder.mkdir()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -196,6 +197,17 @@ def test_excluded_pairs_are_the_rows_they_make() -> None:
     assert torch.equal(items, scores[users].topk(5).indices)
     nothing = torch.empty(2, 0, dtype=torch.int64)
     assert torch.equal(top_k(score, users, 5, exclude=nothing)[1], top_k(score, users, 5)[1])
+
+
+def test_k_may_be_any_integer() -> None:
+    score = InnerProduct(torch.eye(3), torch.eye(3))
+    users = torch.arange(3)
+    for ours, theirs in zip(top_k(score, users, np.int64(2)), top_k(score, users, 2), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match=r"'users' needs to be a tensor of ids \(got list\)"):
+        top_k(score, [0, 1], 2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'k' needs to be a positive integer \(got True\)"):
+        top_k(score, users, True)
 
 
 def test_refuses_bad_arguments() -> None:

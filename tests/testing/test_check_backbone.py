@@ -203,6 +203,12 @@ def test_sites_are_the_hidden_layers():
 
     refused(Missing, r"'sites' declares \['item/first'\], but 'encode' returns .*'item/second'")
 
+    class Forgetful(Sound):
+        def encode(self, hidden, context, graph, delta=None):
+            return {}, *super().encode(hidden, context, graph, delta)[1:]
+
+    refused(Forgetful, r"but 'encode' returns the hidden layers \[\]")
+
     class Wide(Sound):
         sites = {"item/first": 4, "item/second": 8}
 
@@ -489,6 +495,11 @@ def test_content_is_what_is_declared():
             return dict.fromkeys(self.modalities, 7)
 
     refused(Wide, "declares 7 channels of 'image', but 'content'")
+
+    class Silent(Sound):
+        loss_reads_content = True
+
+    refused(Silent, "neither 'modalities' nor 'content_channels' says which")
 
     class Late(VBPR):
         def content(self, graph, rows=EVERY_ROW):

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pyg_mmrec.training import checkpoint, load_checkpoint, save_checkpoint
-from pyg_mmrec.training.checkpoint import read_json, write_json
+from pyg_mmrec.training.checkpoint import read_json, save_tensors, write_json
 
 TENSORS = {
     "weights": torch.arange(6.0).view(2, 3),
@@ -135,3 +136,19 @@ def test_tied_tensors_are_written(tmp_path):
     )
     tensors, _ = load_checkpoint(tmp_path / "c.safetensors")
     assert torch.equal(tensors["tied"], weight) and torch.equal(tensors["row"], weight[1])
+
+
+def test_others_may_read_what_a_new_file_lets_them(tmp_path):
+    (tmp_path / "any").touch()
+    save_tensors(tmp_path / "x.safetensors", {"x": torch.zeros(2)})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_what_cannot_be_written_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("pyg_mmrec.training.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="cannot write '.*x.safetensors' .*No space left"):
+        save_tensors(tmp_path / "x.safetensors", {"x": torch.zeros(2)})
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Adjacency, Graph
-from pyg_mmrec.data.graph import SIMILAR
+from pyg_mmrec.data.graph import SIMILAR, check_hetero
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets
 
 
@@ -115,6 +115,7 @@ class Backbone(nn.Module, ABC):
 
     def graph(self, data: HeteroData) -> Graph:
         """Applies :attr:`transform` and makes the tensors to compute on."""
+        check_hetero(data)  # before a transform meets what is wrong
         return Graph.from_hetero(self.transform(data))
 
     def sample_graph(

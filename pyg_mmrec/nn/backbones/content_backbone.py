@@ -98,7 +98,10 @@ class ContentBackbone(Backbone):
                     f"'modalities' names '{name}', but the data have {present or 'none'}"
                 )
         if not present:
-            raise ValueError(f"{cls.__name__} reads modalities, but the data have none")
+            raise ValueError(
+                f"{cls.__name__} reads modalities, but the data have none (in a folder they are "
+                f"files '<modality>_feat.npy')"
+            )
         chosen = present if names is None else list(names)
         features = {name: data[name].x for name in chosen if "x" in data[name]}
         in_channels = {name: x.size(1) for name, x in features.items()}

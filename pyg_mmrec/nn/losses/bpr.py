@@ -36,7 +36,15 @@ def bpr_loss(positive_score: Tensor, negative_score: Tensor, epsilon: float = 0.
 
     Returns:
         torch.Tensor: A scalar.
+
+    Raises:
+        ValueError: If the shapes differ.
     """
+    if positive_score.shape != negative_score.shape:
+        raise ValueError(
+            f"'positive_score' and 'negative_score' need the same shape "
+            f"(got {list(positive_score.shape)} and {list(negative_score.shape)})"
+        )
     difference = positive_score - negative_score
     if epsilon == 0.0:
         return -F.logsigmoid(difference).mean()

@@ -79,7 +79,7 @@ def kl_divergence(x: Tensor, y: Tensor) -> Tensor:
     \mathrm{softmax}(y))` over the last axis.
 
     Args:
-        x (torch.Tensor): Logits ``[..., channels]``.
+        x (torch.Tensor): Logits ``[..., channels]``, finite.
         y (torch.Tensor): Logits of the same shape.
 
     Returns:

@@ -8,6 +8,17 @@ from pyg_mmrec.argument_checks import check_choice
 from pyg_mmrec.nn.losses.divergence import REDUCTIONS
 
 
+def _check(hidden: Tensor, scale: Tensor, prior_name: str, prior: float, reduction: str) -> None:
+    check_choice("reduction", reduction, REDUCTIONS)
+    if not prior > 0:
+        raise ValueError(f"'{prior_name}' needs to be positive (got {prior})")
+    if hidden.dim() != 2 or scale.shape != (hidden.size(0), 1):
+        raise ValueError(
+            f"'hidden' and 'scale' need shapes [rows, channels] and [rows, 1] (got "
+            f"{list(hidden.shape)} and {list(scale.shape)})"
+        )
+
+
 def bottleneck_rate(
     hidden: Tensor,
     scale: Tensor,
@@ -40,9 +51,10 @@ def bottleneck_rate(
         torch.Tensor: A scalar, or one value per row, ``[rows]``.
 
     Raises:
-        ValueError: If ``reduction`` is unknown.
+        ValueError: If shapes do not fit, ``prior_scale`` is not positive, or ``reduction`` is
+            unknown.
     """
-    check_choice("reduction", reduction, REDUCTIONS)
+    _check(hidden, scale, "prior_scale", prior_scale, reduction)
     ratio = (scale / prior_scale).squeeze(-1)
     rate = scale_weight * (ratio - ratio.log() - 1)
     if hidden_weight != 0.0:
@@ -67,9 +79,10 @@ def normal_kl_rate(
         torch.Tensor: A scalar, or the mean over channels of each row, ``[rows]``.
 
     Raises:
-        ValueError: If ``reduction`` is unknown.
+        ValueError: If shapes do not fit, ``prior_std`` is not positive, or ``reduction`` is
+            unknown.
     """
-    check_choice("reduction", reduction, REDUCTIONS)
+    _check(hidden, scale, "prior_std", prior_std, reduction)
     ratio = (scale / prior_std).square().squeeze(-1)
     rate = 0.5 * (ratio - ratio.log() - 1 + (hidden / prior_std).square().mean(-1))
     return rate.mean() if reduction == "mean" else rate

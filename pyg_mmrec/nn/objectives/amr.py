@@ -80,6 +80,12 @@ class AMR(Method):
                 f"{backbones_with(lambda item: bool(item.loss_reads_content))} does, given "
                 f"'contrastive_weight' > 0 of BM3 and 'reg_weight' > 0 of FREEDOM"
             )
+        if self.on == "features" and not self._names(backbone):
+            raise ValueError(
+                f"AMR perturbs modality features, and {type(backbone).__name__} does not say which "
+                f"it reads: name them in 'modalities' or 'content_channels', or use "
+                f"'on=\"projections\"'"
+            )
         if self.on == "features" and getattr(backbone, "features", None) is not None:
             raise ValueError(
                 f"AMR perturbs the features of the graph, and {type(backbone).__name__} trains a "
@@ -103,8 +109,7 @@ class AMR(Method):
             def loss(changed: dict[str, Tensor]) -> Tensor:
                 return self._total(backbone, backbone.forward_from(changed, graph), batch)
         else:
-            names = getattr(backbone, "modalities", backbone.content_channels)
-            given = {name: graph.x[name] for name in names if name in graph.x}
+            given = {name: graph.x[name] for name in self._names(backbone) if name in graph.x}
             rows = self.computed_rows(batch)
 
             def loss(changed: dict[str, Tensor]) -> Tensor:
@@ -119,6 +124,11 @@ class AMR(Method):
             }
         adversarial = loss({name: z + delta[name] for name, z in given.items()})
         return {"adversarial": self.adversarial_weight * adversarial}
+
+    @staticmethod
+    def _names(backbone: Backbone) -> list[str]:
+        """Modalities whose features the backbone reads."""
+        return list(getattr(backbone, "modalities", backbone.content_channels))
 
     @staticmethod
     def _total(backbone: Backbone, stages: Stages, batch: Triplets) -> Tensor:

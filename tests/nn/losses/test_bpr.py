@@ -28,6 +28,11 @@ def test_gradcheck(epsilon):
     assert torch.autograd.gradcheck(lambda s: bpr_loss(s[0], s[1], epsilon), scores)
 
 
+def test_scores_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"need the same shape \(got \[3\] and \[3, 1\]\)"):
+        bpr_loss(torch.zeros(3), torch.zeros(3, 1))
+
+
 def test_equal_scores_give_ln_2_and_order_does_not_matter():
     same = torch.tensor([3.0, -1.0, 0.5])
     assert bpr_loss(same, same).item() == pytest.approx(math.log(2))

@@ -29,12 +29,12 @@ def test_theorem_3_2_without_hidden_weight_the_minimum_is_the_prior(hidden_and_s
     hidden, _ = hidden_and_scale
     grid = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     rates = torch.stack(
-        [bottleneck_rate(hidden, phi.view(1, 1), prior, hidden_weight=0.0) for phi in grid]
+        [bottleneck_rate(hidden, phi.expand(6, 1), prior, hidden_weight=0.0) for phi in grid]
     )
     assert grid[rates.argmin()].item() == pytest.approx(prior, abs=1e-9)
     assert rates.min().item() == pytest.approx(0, abs=1e-12)
     at_prior = torch.tensor([[prior]], dtype=torch.float64, requires_grad=True)
-    bottleneck_rate(hidden, at_prior, prior, hidden_weight=0.0).backward()
+    bottleneck_rate(hidden, at_prior.expand(6, 1), prior, hidden_weight=0.0).backward()
     assert at_prior.grad.item() == pytest.approx(0, abs=1e-12)
 
 
@@ -47,6 +47,16 @@ def test_rate_equals_equation_13_row_by_row(hidden_and_scale):
     torch.testing.assert_close(bottleneck_rate(hidden, scale, 0.4, 2.0, 3.0), expected / 6)
     defaults = BottleneckRate()(hidden, scale)
     torch.testing.assert_close(defaults, bottleneck_rate(hidden, scale, 0.5, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("rate", [bottleneck_rate, normal_kl_rate])
+def test_shapes_and_priors_that_do_not_fit_are_refused(rate, hidden_and_scale):
+    hidden, scale = hidden_and_scale
+    for wrong in (scale[1:], scale.squeeze(1), scale.t()):
+        with pytest.raises(ValueError, match=r"'hidden' and 'scale' need shapes \[rows, channels"):
+            rate(hidden, wrong)
+    with pytest.raises(ValueError, match=r"'prior_(scale|std)' needs to be positive \(got 0.0\)"):
+        rate(hidden, scale, 0.0)
 
 
 def test_normal_kl_equals_torch_distributions(hidden_and_scale):

@@ -305,6 +305,13 @@ def test_backbones_that_read_no_features_are_refused(tiny):
     )
 
 
+def test_a_backbone_that_names_no_modality_is_refused(tiny):
+    backbone = BPRMF.from_data(tiny)
+    backbone.loss_reads_content = True
+    with pytest.raises(ValueError, match="BPRMF does not say which it reads: name them in"):
+        Objective(backbone, AMR())
+
+
 def test_trained_features_are_refused_but_their_projections_are_not(tiny, sample):
     backbone = VBPR.from_data(tiny, embedding_dim=8, train_features=True)
     message = r"VBPR trains a copy of its own: use 'train_features=False', or 'on=\"projections\"'"
