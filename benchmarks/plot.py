@@ -203,18 +203,21 @@ def epochs_to(curve: Sequence[float], target: float) -> int | None:
     return next((i + 1 for i, value in enumerate(curve) if value >= target), None)
 
 
-def convergence(configs: Sequence[Config], results: Path, output: Path) -> str:
+def convergence(
+    configs: Sequence[Config], results: Path, output: Path, metric: str | None = None
+) -> str:
     """Draws validation over epochs and over seconds; returns what it took to the first's best.
 
     Args:
         configs (list[Config]): The baseline, then others; of grids, the point validation picks.
         results (pathlib.Path): Folder of the result files.
         output (pathlib.Path): The figure's file; its suffix says the format.
+        metric (str, optional): The validation metric. (default: the one that picked the epoch)
     """
     if len(configs) > len(LINES):
         raise ValueError(f"a figure tells {len(LINES)} lines apart (got {len(configs)})")
     check_same_data(configs)
-    metric = configs[0].metric()
+    metric = metric or configs[0].metric()
     figure, (by_epoch, by_second) = plt.subplots(
         1, 2, figsize=(9, 3.5), sharey=True, layout="constrained"
     )
@@ -225,7 +228,10 @@ def convergence(configs: Sequence[Config], results: Path, output: Path) -> str:
             raise ValueError(f"no run of '{config.path.stem}' has finished")
         history = result.runs[0]["history"]
         if f"validation {metric}" not in history:
-            raise ValueError(f"'{config.path.stem}' was picked by another metric than {metric}")
+            raise ValueError(
+                f"the result of '{config.path.stem}' holds no {metric} of its epochs, only "
+                f"{sorted(name for name in history if name != 'epochs')}"
+            )
         curve = history[f"validation {metric}"]
         seconds = result.runs[0]["seconds_per_epoch"]["train"]
         target = max(curve) if target is None else target
@@ -259,7 +265,9 @@ def main() -> None:
     parser.add_argument("kind", choices=("sweep", "convergence"))
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--metric", help="of a sweep (default: ndcg@20)")
+    parser.add_argument(
+        "--metric", help="(default: ndcg@20 of a sweep, the one that picks of a convergence)"
+    )
     parser.add_argument("--baseline", type=Path, metavar="CONFIG", help="beside a sweep")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="figure, .pdf, .png or .svg (default: KIND.pdf)"
@@ -270,8 +278,8 @@ def main() -> None:
         parser.error(f"there is no folder '{output.parent}'")
     if output.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
         parser.error(f"--output needs a suffix such as .pdf, .png or .svg (got '{output}')")
-    if arguments.kind != "sweep" and (arguments.baseline or arguments.metric):
-        parser.error("--baseline and --metric are of a sweep")
+    if arguments.kind != "sweep" and arguments.baseline:
+        parser.error("--baseline is of a sweep")
     try:
         configs = [Config.read(path) for path in arguments.configs]
         if arguments.kind == "sweep":
@@ -279,7 +287,7 @@ def main() -> None:
             metric = arguments.metric or "ndcg@20"
             print(sweep(configs, arguments.results, metric, base, output))
         else:
-            print(convergence(configs, arguments.results, output))
+            print(convergence(configs, arguments.results, output, arguments.metric))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(f"\n{output}")

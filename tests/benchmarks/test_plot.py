@@ -122,6 +122,10 @@ def test_convergence_counts_to_the_best_of_the_first(program, make, tmp_path):
         ["LightGCN + dvib-c", "0.4000", "2", "2.000", "1", "2.0"],
         ["LightGCN + dvib-a", "0.2000", "2", "0.500", "never"],
     ]
+    with pytest.raises(
+        ValueError, match=r"result of 'a' holds no map@5 .* \['validation recall@20"
+    ):
+        program.convergence([first], tmp_path / "results", output, "map@5")
 
 
 def test_what_is_compared_is_of_one_data_set(program, make, tmp_path):
@@ -144,7 +148,7 @@ def test_lines_of_one_model_are_named_by_their_files(program, make, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["convergence", "a.yaml", "--metric", "ndcg@20"], "are of a sweep"),
+        (["convergence", "a.yaml", "--baseline", "b.yaml"], "is of a sweep"),
         (["sweep", "a.yaml", "--output", "figure.txt"], "needs a suffix such as"),
         (["sweep", "a.yaml", "--output", "nowhere/figure.pdf"], "there is no folder 'nowhere'"),
         (["sweep", "a.yaml", "--output", "figure.PDF"], "No such file"),
