@@ -4,7 +4,9 @@
 
 One row per configuration and metric: mean ± standard deviation over the seeds; what is published,
 and how far ours is from it; and, where a configuration without a method is given too for the same
-data, backbone and preset, the improvement on it, with the average over the backbones below.
+data, backbone and preset, the improvement on it, with the average over the backbones below. Of
+features that were made noisy or redundant, ``lost`` is what that took, where the same configuration
+with the features as they were is given too.
 
 Its p-values are corrected for the number of comparisons in the table (Holm). ``p (users)`` is a
 paired t-test over users, every user's metric averaged over the seeds, ``p (users, bootstrap)`` a
@@ -37,9 +39,11 @@ from pyg_mmrec.options import option_text
 
 HEADER = [
     "data", "model", "method", "preset", "options", "seeds", "metric", "ours", "published",
-    "ours is", "improvement", "p (users)", "p (users, bootstrap)", "p (users and seeds)",
+    "ours is", "lost", "improvement", "p (users)", "p (users, bootstrap)", "p (users and seeds)",
 ]  # fmt: skip
 METRICS = ["recall@20", "ndcg@20"]
+#: What is done to features to see how much of the metrics it takes.
+PROBES = ("data.feature_noise=", "data.text_redundancy=", "data.visual_redundancy=")
 
 _Array = npt.NDArray[np.float64]
 
@@ -108,6 +112,15 @@ class Result:
     def method(self) -> str:
         """Name of the method."""
         return str(self.config.content.get("method", "none"))
+
+    @property
+    def unprobed(self) -> tuple[str, ...]:
+        """What a run has to share with the one on the features as they were: method, its options,
+        and all of the group but the probes.
+        """
+        options = self.config.content.get("options") or {}
+        own = sorted(f"{k}={v}" for k, v in options.items() if k.startswith("method."))
+        return self.method, *own, *(x for x in self.group if not x.startswith(PROBES))
 
     def metrics(self) -> list[str]:
         """Published metrics, or those that are mostly read."""
@@ -239,6 +252,11 @@ def make_rows(
                     f"'{other.config.path.stem}' and '{result.config.path.stem}' differ in their "
                     f"grids only: give one of them, to say what improvements are measured against"
                 )
+    clean = {
+        result.unprobed: result
+        for result in results
+        if result.runs and not any(x.startswith(PROBES) for x in result.group)
+    }
     rows: list[list[str]] = []
     compared: list[tuple[list[str], tuple[float | None, ...]]] = []
     gains: dict[tuple[str, str, str], dict[str, list[float]]] = {}
@@ -248,7 +266,7 @@ def make_rows(
         text = ", ".join(f"{k.split('.', 1)[1]} {option_text(v)}" for k, v in options.items())
         first = [result.group[0], result.group[1], result.method, result.group[2], text]
         if not result.runs:
-            rows.append([*first, "0", "", "not run", "", "", "", "", "", ""])
+            rows.append([*first, "0", "", "not run", "", "", "", "", "", "", ""])
             continue
         count = str(len(result.runs))
         if len(result.runs) < result.config.seeds:
@@ -267,10 +285,16 @@ def make_rows(
                         f"{entry[metric]:.4f} ({entry['source']})",
                         f"{100 * (mean / entry[metric] - 1):+.1f} %",
                     ]
-                row = [*first, count, metric, ours, *beside, "", "", "", ""]
+                row = [*first, count, metric, ours, *beside, "", "", "", "", ""]
                 rows.append(row)
+                if place > 0:
+                    continue
+                original = clean.get(result.unprobed, result)
+                before = original.mean("test", metric)
+                if original is not result and before > 0:
+                    row[-5] = f"{100 * (1 - mean / before):.1f} %"
                 base = plain.get(result.group)
-                if place > 0 or base is result:
+                if base is result:
                     continue
                 if base is None:
                     row[-4] = "" if result.method == "none" else "nothing to compare with"
@@ -298,7 +322,7 @@ def make_rows(
             average = f"{100 * sum(means) / len(means):+.2f} %"
             name = f"average over {len(models)} models"
             rows.append(
-                [dataset, name, method, "", "", "", metric, "", "", "", average, "", "", ""]
+                [dataset, name, method, "", "", "", metric, "", "", "", "", average, "", "", ""]
             )
     return rows
 

@@ -95,6 +95,26 @@ def test_only_runs_on_the_same_terms_are_compared(program, tmp_path):
         program.make_rows(read(program, tmp_path, plain), ["auc"])
 
 
+def test_what_noisy_features_lose_is_measured_on_the_same_method(program, tmp_path):
+    runs = {"none": (0.4, 0.3), "dvib-c": (0.5, 0.45)}
+    paths = []
+    for method, values in runs.items():
+        for noise, value in zip((None, 0.05), values, strict=True):
+            noisy = "" if noise is None else f"options:\n  data.feature_noise: {noise}\n"
+            text = f"model: VBPR\ndataset: x\nmethod: {method}\n{noisy}"
+            paths.append(write(program, tmp_path, f"{method}_{noise}", text, [value]))
+    rows = program.make_rows(read(program, tmp_path, *paths), ["recall@20"])
+    lost = {
+        (row[2], row[4]): cells(program, rows, method=row[2], options=row[4])["lost"]
+        for row in rows
+    }
+    noisy = "feature_noise 0.05"
+    assert lost["none", noisy] == "25.0 %" and lost["dvib-c", noisy] == "10.0 %"
+    assert lost["none", ""] == lost["dvib-c", ""] == ""
+    (alone,) = program.make_rows(read(program, tmp_path, paths[1]), ["recall@20"])
+    assert cells(program, [alone], method="none")["lost"] == ""
+
+
 def test_published_figures_and_unfinished_searches(program, tmp_path):
     text = (
         "model: VBPR\ndataset: x\nseeds: 3\ngrid:\n  model.reg_weight: [1, 2, 3]\npublished:\n"
