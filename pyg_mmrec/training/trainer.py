@@ -28,6 +28,9 @@ from pyg_mmrec.training.training_options import TrainingOptions
 from pyg_mmrec.training.triplet_sampler import TripletSampler
 from pyg_mmrec.transforms.seeding import seed_of
 
+#: An epoch that ends later than this after a checkpoint leaves one, too.
+_CHECKPOINT_SECONDS = 60
+
 
 class Trainer:
     r"""Trains an objective, keeps its best epoch, and can stop and go on at any time.
@@ -150,7 +153,7 @@ class Trainer:
                     f"'{self.checkpoint}' is the checkpoint of another run: resume that run, or "
                     f"choose another folder"
                 )
-        saved = True
+        saved, saved_at = True, time.monotonic()
         bar = tqdm(
             total=self.options.epochs,
             initial=len(self.history.epochs),
@@ -173,9 +176,13 @@ class Trainer:
                 bar.update()
                 if callback is not None:
                     callback(len(self.history.epochs) - 1, record)
-                saved = len(self.history.epochs) % self.options.checkpoint_epochs == 0
+                saved = (
+                    len(self.history.epochs) % self.options.checkpoint_epochs == 0
+                    or time.monotonic() - saved_at > _CHECKPOINT_SECONDS
+                )
                 if saved:
                     self._save()
+                    saved_at = time.monotonic()
         if not saved:  # without a new epoch, the present weights may be the best, not the last
             self._save()
         self.objective.load_state_dict(self._best)

@@ -26,7 +26,8 @@ class TrainingOptions:
             (default: full precision)
         metric (str): Validation metric that picks the epoch. (default: ``"recall@20"``)
         seed (int): Seed of sampling and of the graphs drawn in training. (default: 0)
-        checkpoint_epochs (int): Epochs between two checkpoints. (default: 5)
+        checkpoint_epochs (int): Epochs between two checkpoints, or fewer once a minute has passed.
+            (default: 5)
         mask_validation (bool): Whether validation items are no candidates when the test split is
             ranked; published tables keep them. (default: :obj:`False`)
         precision (str): ``"float32"``, or ``"bf16"`` to make the products of a step's forward and

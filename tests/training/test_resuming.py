@@ -15,7 +15,7 @@ from torch_geometric.data import HeteroData
 from pyg_mmrec.data.graph import INTERACTS
 from pyg_mmrec.nn.backbones import FREEDOM, VBPR, LightGCN
 from pyg_mmrec.nn.objectives import DVIBc, Objective
-from pyg_mmrec.training import Trainer
+from pyg_mmrec.training import Trainer, load_checkpoint
 from tests.training.runs import (
     OPTIONS,
     assert_same_run,
@@ -194,3 +194,13 @@ def test_another_start_is_refused(data: HeteroData, tmp_path: Path) -> None:
         other = Trainer(lightgcn(data), data, options, tmp_path, progress=False, identity=identity)
         with pytest.raises(ValueError, match=message):
             other.fit(resume=True)
+
+
+def test_slow_epochs_leave_a_checkpoint_each(data, tmp_path, monkeypatch):
+    trainer = Trainer(lightgcn(data), data, OPTIONS, tmp_path, progress=False)
+    interrupt(monkeypatch, trainer, 1)  # of two between checkpoints
+    assert not trainer.checkpoint.exists()
+    monkeypatch.setattr("pyg_mmrec.training.trainer._CHECKPOINT_SECONDS", 0)
+    trainer = Trainer(lightgcn(data), data, OPTIONS, tmp_path, progress=False)
+    interrupt(monkeypatch, trainer, 1)
+    assert len(load_checkpoint(trainer.checkpoint)[1]["history"]["epochs"]) == 1
