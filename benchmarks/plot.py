@@ -23,8 +23,9 @@ matplotlib.use("Agg")  # files only
 
 import matplotlib.pyplot as plt
 import numpy as np
+from comparison import compare, holm, stars
 from matplotlib.backend_bases import FigureCanvasBase
-from tabulate import HERE, Config, Result, compare, holm, stars
+from tabulate import HERE, Config, Result
 
 from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text

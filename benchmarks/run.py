@@ -36,8 +36,8 @@ from pyg_mmrec.training.checkpoint import read_json, write_json
 HERE = Path(__file__).resolve().parent
 if str(HERE) in sys.path:
     sys.path.remove(str(HERE))  # torch imports a package that is called like 'tabulate.py'
-#: Test metrics that are kept of every user, and validation metrics of every epoch, beside the
-#: published ones and the one that picks.
+#: Test metrics that are kept of every user, beside the published ones; those at 5 are also kept of
+#: every epoch, on validation, beside the one that picks.
 KEPT = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
 FIELDS = (
     "model", "dataset", "method", "preset", "options", "grid", "sweep", "seeds", "note",
@@ -216,19 +216,20 @@ def train(experiment: Experiment, folder: Path, threads: int, lock: int) -> dict
 
 def keep(result: dict[str, Any], config: Config, folder: Path, file: Path) -> None:
     """Writes a result file, and beside it some metrics of every user."""
-    names = {*KEPT, config.metric()}.union(*config.content.get("published") or [])
     history = result["history"]
+    curves = {config.metric(), *(name for name in KEPT if name.endswith("@5"))}
     result["history"] = {
         "epochs": len(history),
         **{
             f"validation {name}": [epoch["validation"][name] for epoch in history]
-            for name in sorted(names)
-            if history and name in history[0]["validation"]
+            for name in sorted(curves)
+            if history  # there is none of what does not train
         },
     }
     of_users = folder / "users.safetensors"
     if of_users.exists():
         values = load_file(of_users)
+        names = set(KEPT).union(*config.content.get("published") or [])
         kept = {name: values[name].astype(np.float16) for name in sorted(names & set(values))}
         user = values["user"].astype(np.int32)
         file.parent.mkdir(parents=True, exist_ok=True)

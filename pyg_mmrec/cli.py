@@ -174,9 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pyg-mmrec: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = arguments.out is not None and any(
-            file.name in KEPT for file in arguments.out.glob("**/*.*")
-        )
+        folders = [] if arguments.out is None else [arguments.out, *arguments.out.glob("seed-*")]
+        kept = any((folder / name).exists() for folder in folders for name in KEPT)
         hint = "'--resume' goes on from the last checkpoint" if kept else "nothing was kept yet"
         print(f"pyg-mmrec: interrupted; {hint}", file=sys.stderr)
         return 130

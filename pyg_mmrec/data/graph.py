@@ -64,14 +64,13 @@ def check_hetero(data: HeteroData) -> None:
             )
         for node_type, ids in zip(edge_type[::2], edge_index, strict=True):
             count = data[node_type].num_nodes
-            if (
-                ids.numel()
-                and count is not None
-                and not 0 <= int(ids.min()) <= int(ids.max()) < count
-            ):
+            if ids.numel() == 0 or count is None:
+                continue
+            low, high = map(int, ids.aminmax())
+            if low < 0 or high >= count:
                 raise ValueError(
                     f"'edge_index' of {edge_type} needs ids of '{node_type}' from 0 to {count - 1} "
-                    f"(got {int(ids.min())} to {int(ids.max())})"
+                    f"(got {low} to {high})"
                 )
 
 

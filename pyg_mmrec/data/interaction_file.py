@@ -25,7 +25,7 @@ INTERACTION_COLUMNS: dict[str, str] = {
 _REQUIRED = ("user", "item")
 _MAX_ID = 2**31
 _MAX_EXACT_FLOAT = 2.0**53
-_MAX_IDS_PER_ROW = 100  # of which the data have one at least; above it, ids are no numbering
+_MAX_IDS_PER_ROW = 100  # a row brings one new id at most: with more per row, they are no numbering
 _SPLITS = "0 (training), 1 (validation) or 2 (test)"
 
 

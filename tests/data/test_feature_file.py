@@ -73,7 +73,7 @@ def test_bad_feature_files(tmp_path: Path) -> None:
     path = tmp_path / "image_feat.npy"
     with pytest.raises(FileNotFoundError, match="image_feat.npy' does not exist"):
         load_features(path)
-    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(path, np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="object arrays are pickles and are refused"):
         load_features(path)
     path.write_bytes(pickle.dumps([1.0, 2.0]))
