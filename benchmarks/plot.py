@@ -2,11 +2,14 @@
 
 ``python benchmarks/plot.py sweep benchmarks/configs/methods/vlattice_gib_sweep_ku.yaml``
 ``python benchmarks/plot.py convergence benchmarks/configs/methods/vbpr_{none,dvib-a}_ku.yaml``
+``python benchmarks/plot.py dots benchmarks/configs/methods/vlattice_{none,fib_gib,ibmrec}_ku.yaml``
 
 ``sweep`` shows a test metric at every point of a configuration's grid: a line over one option, a
 heat map over two; with ``--baseline``, stars say where the difference is more than other users and
 seeds may give. ``convergence`` shows the validation metric of seed 0 over epochs and over
-seconds of training, and how long each configuration takes to the best value of the first.
+seconds of training, and how long each configuration takes to the best value of the first. ``dots``
+shows a test metric of every configuration, a line each, beside what is published. What does not
+train is left out of both.
 """
 
 from __future__ import annotations
@@ -50,8 +53,21 @@ def label(config: Config) -> str:
 
 
 def labels(configs: Sequence[Config]) -> list[str]:
-    """A name for each configuration: what it is, or its file's name where two are the same."""
+    """A name for each configuration: what it is, where two are the same with the options in which
+    they differ, or its file's name where that does not tell them apart.
+    """
     names = [label(config) for config in configs]
+    if len(set(names)) == len(names):
+        return names
+    options = [
+        {key: option_text(value) for key, value in (config.content.get("options") or {}).items()}
+        for config in configs
+    ]
+    keys = dict.fromkeys(key for own in options for key in own)
+    told = [key for key in keys if len({own.get(key) for own in options}) > 1]
+    for i, own in enumerate(options):
+        words = [f"{key.split('.', 1)[1]} {own[key]}" for key in told if key in own]
+        names[i] = ", ".join([names[i], *words])
     return names if len(set(names)) == len(names) else [config.path.stem for config in configs]
 
 
@@ -215,18 +231,21 @@ def convergence(
         output (pathlib.Path): The figure's file; its suffix says the format.
         metric (str, optional): The validation metric. (default: the one that picked the epoch)
     """
-    if len(configs) > len(LINES):
-        raise ValueError(f"a figure tells {len(LINES)} lines apart (got {len(configs)})")
     check_same_data(configs)
+    found = trained(configs, results)
+    if not 0 < len(found) <= len(LINES):
+        raise ValueError(
+            f"a figure needs something that trains, and tells {len(LINES)} lines apart (got "
+            f"{len(found)})"
+        )
+    configs = [result.config for result in found]
     metric = metric or configs[0].metric()
     figure, (by_epoch, by_second) = plt.subplots(
         1, 2, figsize=(9, 3.5), sharey=True, layout="constrained"
     )
     rows, target = [], None
-    for config, name, line in zip(configs, labels(configs), LINES, strict=False):
-        result = Result.read(config, results)
-        if not result.runs:
-            raise ValueError(f"no run of '{config.path.stem}' has finished")
+    for result, name, line in zip(found, labels(configs), LINES, strict=False):
+        config = result.config
         history = result.runs[0]["history"]
         if f"validation {metric}" not in history:
             raise ValueError(
@@ -261,13 +280,69 @@ def convergence(
     return format_table(header, rows)
 
 
+def trained(configs: Sequence[Config], results: Path) -> list[Result]:
+    """What there is of the configurations that train.
+
+    Raises:
+        ValueError: If no run of one has finished.
+    """
+    found = [Result.read(config, results) for config in configs]
+    for result in found:
+        if not result.runs:
+            raise ValueError(f"no run of '{result.config.path.stem}' has finished")
+    return [result for result in found if result.runs[0]["history"]["epochs"]]
+
+
+def dots(configs: Sequence[Config], results: Path, metric: str, output: Path) -> str:
+    """Draws a test metric of every configuration with its standard deviation, and what is
+    published; returns the numbers as a table.
+
+    Args:
+        configs (list[Config]): Configurations of one data set; of grids, the point that validation
+            picks.
+        results (pathlib.Path): Folder of the result files.
+        metric (str): The test metric.
+        output (pathlib.Path): The figure's file; its suffix says the format.
+    """
+    check_same_data(configs)
+    found = trained(configs, results)
+    if not found:
+        raise ValueError("none of the configurations trains")
+    names = labels([result.config for result in found])
+    models = list(dict.fromkeys(str(result.config.content["model"]) for result in found))
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(found)), layout="constrained")
+    rows = []
+    for place, (name, result) in enumerate(zip(names, found, strict=True)):
+        mean, std = mean_and_std(result.values(metric))
+        style = LINES[models.index(str(result.config.content["model"])) % len(LINES)]
+        axes.errorbar(
+            mean, place, xerr=std or None, capsize=3, color=style["color"], marker=style["marker"]
+        )
+        published = [
+            entry[metric] for entry in result.config.content.get("published") or []
+            if metric in entry
+        ]  # fmt: skip
+        axes.plot(published, [place] * len(published), "k|", markersize=12)
+        beside = ", ".join(f"{value:.4f}" for value in published)
+        rows.append([name, str(len(result.runs)), _text(result.values(metric)), beside])
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="x", color="0.85")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(metric + (" (upright lines: published)" if any(row[3] for row in rows) else ""))
+    axes.set_title(str(found[0].config.content["dataset"]), fontsize="medium")
+    figure.savefig(output, dpi=200)
+    plt.close(figure)
+    return format_table(["run", "seeds", metric, "published"], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("sweep", "convergence"))
+    parser.add_argument("kind", choices=("sweep", "convergence", "dots"))
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument(
-        "--metric", help="(default: ndcg@20 of a sweep, the one that picks of a convergence)"
+        "--metric", help="(default: the one that picks of a convergence, else ndcg@20)"
     )
     parser.add_argument("--baseline", type=Path, metavar="CONFIG", help="beside a sweep")
     parser.add_argument(
@@ -287,6 +362,9 @@ def main() -> None:
             base = Config.read(arguments.baseline) if arguments.baseline else None
             metric = arguments.metric or "ndcg@20"
             print(sweep(configs, arguments.results, metric, base, output))
+        elif arguments.kind == "dots":
+            metric = arguments.metric or "ndcg@20"
+            print(dots(configs, arguments.results, metric, output))
         else:
             print(convergence(configs, arguments.results, output, arguments.metric))
     except (ValueError, FileNotFoundError) as error:

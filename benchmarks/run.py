@@ -17,7 +17,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -237,6 +237,16 @@ def keep(result: dict[str, Any], config: Config, folder: Path, file: Path) -> No
     write_json(file, result)
 
 
+def check_names(configs: Sequence[Config]) -> None:
+    """Raises a :class:`ValueError` if two files have the same name: their results would, too."""
+    stems = [config.path.stem for config in configs]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ValueError(
+                f"two configurations are called '{stem}', and so would be their results"
+            )
+
+
 def run(
     configs: list[Config], root: str, seeds: int | None, jobs: int, results: Path, work: Path
 ) -> list[str]:
@@ -304,12 +314,9 @@ def main() -> int:
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name} needs to be a positive integer")
     paths = list({path.resolve(): path for path in arguments.configs}.values())
-    stems = [path.stem for path in paths]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            parser.error(f"two configurations are called '{stem}', and so would be their results")
     try:
         configs = [Config.read(path) for path in paths]
+        check_names(configs)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     try:

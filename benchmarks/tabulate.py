@@ -4,9 +4,11 @@
 
 One row per configuration and metric: mean ± standard deviation over the seeds; what is published,
 and how far ours is from it; and, where a configuration without a method is given too for the same
-data, backbone and preset, the improvement on it, with the average over the backbones below. Of
-features that were made noisy or redundant, ``lost`` is what that took, where the same configuration
-with the features as they were is given too.
+data, backbone and preset, the improvement on it, with the average over the backbones below, of
+every method and its options apart. Of features that were made noisy or redundant, ``lost`` is what
+that took, where the same configuration with the features as they were is given too: relative to the
+value before, as in DVIB's Table 2, or, where columns were added, to the value after, as in its
+Table 3.
 
 Its p-values are corrected for the number of comparisons in the table (Holm). ``p (users)`` is a
 paired t-test over users, every user's metric averaged over the seeds, ``p (users, bootstrap)`` a
@@ -42,8 +44,12 @@ HEADER = [
     "ours is", "lost", "improvement", "p (users)", "p (users, bootstrap)", "p (users and seeds)",
 ]  # fmt: skip
 METRICS = ["recall@20", "ndcg@20"]
+#: Models that stand in every table, and do not train.
+UNTRAINED = ("MostPop", "ItemKNN")
 #: What is done to features to see how much of the metrics it takes.
-PROBES = ("data.feature_noise=", "data.text_redundancy=", "data.visual_redundancy=")
+NOISE = "data.feature_noise="
+REDUNDANCY = ("data.text_redundancy=", "data.visual_redundancy=")
+PROBES = (NOISE, *REDUNDANCY)
 
 _Array = npt.NDArray[np.float64]
 
@@ -114,13 +120,25 @@ class Result:
         return str(self.config.content.get("method", "none"))
 
     @property
+    def variant(self) -> tuple[str, ...]:
+        """Name of the method, and its options but those that are searched."""
+        options = self.config.content.get("options") or {}
+        own = sorted(f"{k}={option_text(v)}" for k, v in options.items() if k.startswith("method."))
+        return self.method, *own
+
+    @property
     def unprobed(self) -> tuple[str, ...]:
         """What a run has to share with the one on the features as they were: method, its options,
         and all of the group but the probes.
         """
-        options = self.config.content.get("options") or {}
-        own = sorted(f"{k}={v}" for k, v in options.items() if k.startswith("method."))
-        return self.method, *own, *(x for x in self.group if not x.startswith(PROBES))
+        return *self.variant, *(x for x in self.group if not x.startswith(PROBES))
+
+    def lost(self, original: Result, metric: str) -> str:
+        """What the probes took of a test metric, in per cent; nothing if it has no value."""
+        before, after = original.mean("test", metric), self.mean("test", metric)
+        redundant = any(x.startswith(REDUNDANCY) for x in self.group)
+        whole = after if redundant else before
+        return f"{100 * (before - after) / whole:.1f} %" if whole > 0 else ""
 
     def metrics(self) -> list[str]:
         """Published metrics, or those that are mostly read."""
@@ -189,14 +207,14 @@ def make_rows(
     }
     rows: list[list[str]] = []
     compared: list[tuple[list[str], tuple[float | None, ...]]] = []
-    gains: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    gains: dict[tuple[str, str, tuple[str, ...]], dict[str, list[float]]] = {}
     for result in results:
         content = result.config.content
         options = {**(content.get("options") or {}), **result.point}
         text = ", ".join(f"{k.split('.', 1)[1]} {option_text(v)}" for k, v in options.items())
         first = [result.group[0], result.group[1], result.method, result.group[2], text]
         if not result.runs:
-            rows.append([*first, "0", "", "not run", "", "", "", "", "", "", ""])
+            rows.append([*first, "not run", "", "", "", "", "", "", "", "", ""])
             continue
         count = str(len(result.runs))
         if len(result.runs) < result.config.seeds:
@@ -220,9 +238,8 @@ def make_rows(
                 if place > 0:
                     continue
                 original = clean.get(result.unprobed, result)
-                before = original.mean("test", metric)
-                if original is not result and before > 0:
-                    row[-5] = f"{100 * (1 - mean / before):.1f} %"
+                if original is not result:
+                    row[-5] = result.lost(original, metric)
                 base = plain.get(result.group)
                 if base is result:
                     continue
@@ -234,7 +251,7 @@ def make_rows(
                     continue
                 gain = mean / without_method - 1
                 row[-4] = f"{100 * gain:+.2f} %"
-                models = gains.setdefault((result.group[0], metric, result.method), {})
+                models = gains.setdefault((result.group[0], metric, result.variant), {})
                 models.setdefault(result.group[1], []).append(gain)
                 with_method, without = result.users(metric), base.users(metric)
                 if with_method and without and np.array_equal(with_method[0], without[0]):
@@ -246,13 +263,14 @@ def make_rows(
         family = [(row, p[column]) for row, p in compared if p[column] is not None]
         for (row, _), p in zip(family, holm([p for _, p in family]), strict=True):
             row[column] = f"{p:.2g}"
-    for (dataset, metric, method), models in gains.items():
+    for (dataset, metric, (method, *own)), models in gains.items():
         if len(models) > 1:
             means = [sum(values) / len(values) for values in models.values()]
             average = f"{100 * sum(means) / len(means):+.2f} %"
             name = f"average over {len(models)} models"
+            text = ", ".join(option.split(".", 1)[1].replace("=", " ", 1) for option in own)
             rows.append(
-                [dataset, name, method, "", "", "", metric, "", "", "", "", average, "", "", ""]
+                [dataset, name, method, "", text, "", metric, "", "", "", "", average, "", "", ""]
             )
     return rows
 
@@ -334,6 +352,24 @@ def common_cells(
     return shared, [header[i] for i in left], [[row[i] for i in left] for row in rows]
 
 
+def common_options(rows: Sequence[Sequence[str]]) -> tuple[str, list[list[str]]]:
+    """The options that the rows of all models that train share, but averages, to stand above the
+    table, and the rows without them.
+    """
+    model, preset, column = map(HEADER.index, ("model", "preset", "options"))
+    single = [
+        row[column].split(", ") for row in rows if row[preset] and row[model] not in UNTRAINED
+    ]
+    if len(single) < 2:
+        return "", [list(row) for row in rows]
+    shared = [word for word in single[0] if word and all(word in words for words in single)]
+    left = []
+    for row in rows:
+        words = ", ".join(word for word in row[column].split(", ") if word not in shared)
+        left.append([*row[:column], words, *row[column + 1 :]])
+    return ", ".join(shared), left
+
+
 def tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     """A Markdown table.
 
@@ -373,6 +409,33 @@ FORMATS: dict[str, Callable[[Sequence[Sequence[str]], Sequence[str]], str]] = {
     "csv": comma_separated,
     "latex": latex,
 }
+#: Formats that say above the table what its rows share.
+FOR_READERS = ("markdown", "terminal")
+
+
+def show(
+    results: list[Result], metrics: Sequence[str] | None, wide: bool, form: str
+) -> tuple[str, str]:
+    """The table of some results, as text, and the notes of their configurations.
+
+    Args:
+        results (list[Result]): What was found.
+        metrics (list[str], optional): Metrics to show. (default: those of each result)
+        wide (bool): Whether each metric has a column.
+        form (str): One of :obj:`FORMATS`.
+    """
+    rows = make_rows(results, metrics, resample=not wide)
+    options, rows = common_options(rows) if form in FOR_READERS else ("", rows)
+    header, lines = widen(rows) if wide else (HEADER, rows)
+    used = [i for i in range(len(header)) if any(line[i] for line in lines)]  # no empty columns
+    header, lines = [header[i] for i in used], [[line[i] for i in used] for line in lines]
+    shared = ""
+    if form in FOR_READERS:
+        shared, header, lines = common_cells(header, lines)
+    notes = {str(result.config.content.get("note")) for result in results} - {"None"}
+    shared = "; ".join(text for text in (shared, options and f"where it trains: {options}") if text)
+    table = FORMATS[form](lines, header)
+    return f"{shared}\n\n{table}" if shared else table, "\n".join(f"\n{x}" for x in sorted(notes))
 
 
 def main() -> None:
@@ -394,28 +457,17 @@ def main() -> None:
     )  # fmt: skip
     arguments = parser.parse_args()
     try:
+        configs = [Config.read(path) for path in arguments.configs]
         if arguments.test_picking:
-            configs = [Config.read(path) for path in arguments.configs]
             header, lines = compare_picking(configs, arguments.results)
             print(FORMATS[arguments.format](lines, header))
             return
-        results = [Result.read(Config.read(path), arguments.results) for path in arguments.configs]
-        rows = make_rows(results, arguments.metrics, resample=not arguments.wide)
-        header, lines = widen(rows) if arguments.wide else (HEADER, rows)
+        results = [Result.read(config, arguments.results) for config in configs]
+        table, notes = show(results, arguments.metrics, arguments.wide, arguments.format)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    used = [i for i in range(len(header)) if any(line[i] for line in lines)]  # no empty columns
-    header, lines = [header[i] for i in used], [[line[i] for i in used] for line in lines]
-    for_readers = arguments.format in ("markdown", "terminal")
-    if for_readers:
-        shared, header, lines = common_cells(header, lines)
-        if shared:
-            print(f"{shared}\n")
-    print(FORMATS[arguments.format](lines, header))
-    readers = sys.stdout if for_readers else sys.stderr
-    notes = {str(result.config.content.get("note")) for result in results} - {"None"}
-    for note in sorted(notes):
-        print(f"\n{note}", file=readers)
+    print(table)
+    print(notes, file=sys.stdout if arguments.format in FOR_READERS else sys.stderr)
 
 
 if __name__ == "__main__":

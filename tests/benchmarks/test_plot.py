@@ -38,7 +38,7 @@ def make(tmp_path, program):
                 content = {
                     "config": config.experiment(options, seed, "").config(),
                     "metrics": {part: {"ndcg@20": max(curve)} for part in ("validation", "test")},
-                    "history": {"validation recall@20": curve},
+                    "history": {"epochs": len(curve), "validation recall@20": curve},
                     "seconds_per_epoch": {"train": seconds},
                 }
                 content["metrics"]["validation"]["recall@20"] = max(curve)

@@ -113,6 +113,38 @@ def test_what_noisy_features_lose_is_measured_on_the_same_method(program, tmp_pa
     assert lost["none", ""] == lost["dvib-c", ""] == ""
     (alone,) = program.make_rows(read(program, tmp_path, paths[1]), ["recall@20"])
     assert cells(program, [alone], method="none")["lost"] == ""
+    # Redundant columns: relative to what is left, as in DVIB's Table 3.
+    text = "model: VBPR\ndataset: x\noptions:\n  data.visual_redundancy: true\n"
+    paths.append(write(program, tmp_path, "redundant", text, [0.32]))
+    rows = program.make_rows(read(program, tmp_path, paths[0], paths[-1]), ["recall@20"])
+    assert cells(program, rows, options="visual_redundancy true")["lost"] == "25.0 %"
+
+
+def test_averages_tell_options_of_a_method_apart(program, tmp_path):
+    paths = []
+    for model in ("VBPR", "LightGCN"):
+        text = f"model: {model}\ndataset: x\n"
+        paths.append(write(program, tmp_path, f"{model}_none", text, [0.1]))
+        for divergence, value in {"js": 0.11, "kl": 0.13}.items():
+            more = f"method: dvib-c\noptions:\n  method.divergence: {divergence}\n"
+            paths.append(write(program, tmp_path, f"{model}_{divergence}", text + more, [value]))
+    rows = program.make_rows(read(program, tmp_path, *paths), ["recall@20"])
+    averages = {row[4]: row[-4] for row in rows if row[1].startswith("average")}
+    assert averages == {"divergence js": "+10.00 %", "divergence kl": "+30.00 %"}
+
+
+def test_options_that_all_that_trains_shares_stand_above_the_table(program, tmp_path):
+    paths = [
+        write(program, tmp_path, "k", "model: ItemKNN\ndataset: x\noptions: {model.k: 9}\n", [1])
+    ]
+    text = "model: VBPR\ndataset: x\noptions: {model.embedding_dim: 8, model.reg_weight: %s}\n"
+    paths += [write(program, tmp_path, f"v{i}", text % i, [0.1]) for i in (1, 2)]
+    table, _ = program.show(read(program, tmp_path, *paths), ["recall@20"], True, "markdown")
+    above, _, below = table.partition("| model")
+    assert "where it trains: embedding_dim 8" in above and "embedding_dim" not in below
+    assert "| k 9 |" in below and "| reg_weight 1 |" in below and "| reg_weight 2 |" in below
+    table, _ = program.show(read(program, tmp_path, *paths), ["recall@20"], True, "csv")
+    assert table.count("embedding_dim 8") == 2  # a file has everything in its cells
 
 
 def test_published_figures_and_unfinished_searches(program, tmp_path):
@@ -128,7 +160,7 @@ def test_published_figures_and_unfinished_searches(program, tmp_path):
     assert row["seeds"] == "1 of 3, 2 of 3 points searched"
     assert cells(program, rows, published="0.4000 (other)")["ours is"] == "-25.0 %"
     empty = write(program, tmp_path, "none", "model: VBPR\ndataset: x\n", [])
-    assert cells(program, program.make_rows(read(program, tmp_path, empty)))["ours"] == "not run"
+    assert cells(program, program.make_rows(read(program, tmp_path, empty)))["seeds"] == "not run"
 
 
 def test_what_picking_on_test_adds(program, tmp_path):
