@@ -47,8 +47,8 @@ METRICS = ["recall@20", "ndcg@20"]
 #: Models that stand in every table, and do not train.
 UNTRAINED = ("MostPop", "ItemKNN")
 #: What is done to features to see how much of the metrics it takes.
-NOISE = "data.feature_noise="
-REDUNDANCY = ("data.text_redundancy=", "data.visual_redundancy=")
+NOISE = "data.feature_noise"
+REDUNDANCY = ("data.text_redundancy", "data.visual_redundancy")
 PROBES = (NOISE, *REDUNDANCY)
 
 _Array = npt.NDArray[np.float64]

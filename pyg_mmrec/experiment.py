@@ -48,13 +48,13 @@ METHODS: dict[str, type[Method]] = {
 }
 #: Names for several methods at once, of :obj:`METHODS`, as they go with a backbone.
 COMBINATIONS: dict[str, Callable[[type[Backbone]], list[Method]]] = {"ibmrec": objectives.ibmrec}
-#: What may be done to the features of data, in this order: the option's type, and the transform
-#: for its value and a seed.
-FEATURE_TRANSFORMS: dict[str, tuple[Any, Callable[[Any, int], BaseTransform]]] = {
-    "scale_features": (str, lambda method, _: ScaleFeatures(method)),
-    "feature_noise": (float, lambda std, seed: AddFeatureNoise(std, seed=seed)),
-    "visual_redundancy": (str, lambda name, seed: AddVisualRedundancy(modality=name, seed=seed)),
-    "text_redundancy": (str, lambda name, seed: AddTextRedundancy(modality=name, seed=seed)),
+#: What may be done to the features of data, in this order: a transform, and the option of it whose
+#: value asks for it.
+FEATURE_TRANSFORMS: dict[str, tuple[type[BaseTransform], str]] = {
+    "scale_features": (ScaleFeatures, "method"),
+    "feature_noise": (AddFeatureNoise, "std"),
+    "visual_redundancy": (AddVisualRedundancy, "modality"),
+    "text_redundancy": (AddTextRedundancy, "modality"),
 }
 PLANTED = {"planted": "small", "planted-tiny": "tiny"}
 PRESETS = ("paper", "mmrec")
@@ -91,7 +91,8 @@ class Experiment:
             ``std`` of :class:`~pyg_mmrec.transforms.AddFeatureNoise`; ``data.visual_redundancy``
             and ``data.text_redundancy``, the modality that
             :class:`~pyg_mmrec.transforms.AddVisualRedundancy` and
-            :class:`~pyg_mmrec.transforms.AddTextRedundancy` (on bare features) change.
+            :class:`~pyg_mmrec.transforms.AddTextRedundancy` (on bare features) change; their other
+            options are ``data.feature_noise.modalities`` and so on.
         seed (int): Seed of weights, sampling and noise. (default: 0)
         start_from (str, optional): A finished run's folder, whose weights the backbone starts from;
             of several seeds, that of the same seed below it.
@@ -133,9 +134,15 @@ class Experiment:
             "train": option_types(TrainingOptions, ("seed",)),
             "data": {
                 **option_types(dataset_class, data_hidden),
-                **{name: kind | None for name, (kind, _) in FEATURE_TRANSFORMS.items()},
+                **{
+                    name: option_types(transform)[main] | None
+                    for name, (transform, main) in FEATURE_TRANSFORMS.items()
+                },
             },
         }
+        for name, (transform, main) in FEATURE_TRANSFORMS.items():
+            hidden = (main, "seed", "generator", "texts", "encoder")
+            known[f"data.{name}"] = option_types(transform, hidden)
         for method, item in self.methods.items():
             known[f"method.{method}"] = option_types(item)
         self.parsed: dict[str, dict[str, Any]] = {section: {} for section in known}
@@ -146,14 +153,18 @@ class Experiment:
 
     def _feature_transform(self) -> Compose:
         """What the options do to the features; no draw depends on another."""
-        given = self.parsed["data"]
-        return Compose(
-            [
-                make(given[name], seed_of(name, self.seed))
-                for name, (_, make) in FEATURE_TRANSFORMS.items()
-                if given.get(name) is not None
-            ]
-        )
+        transforms: list[BaseTransform] = []
+        for name, (transform, main) in FEATURE_TRANSFORMS.items():
+            value, options = self.parsed["data"].get(name), self.parsed[f"data.{name}"]
+            if value is not None:
+                drawn = "seed" in option_types(transform)
+                seed = {"seed": seed_of(name, self.seed)} if drawn else {}
+                transforms.append(transform(**{main: value}, **options, **seed))
+            elif options:
+                raise ValueError(
+                    f"'data.{name}.{next(iter(options))}' goes with 'data.{name}', which is not set"
+                )
+        return Compose(transforms)
 
     @property
     def _parts(self) -> list[str]:
@@ -196,7 +207,8 @@ class Experiment:
         for part in near or known:
             for option in known[part]:
                 shared = sum(p.startswith("method.") and option in known[p] for p in known) > 1
-                names.append(f"{part if shared else part.partition('.')[0]}.{option}")
+                short = part.startswith("method.") and not shared
+                names.append(f"{'method' if short else part}.{option}")
         raise ValueError(f"there is no option '{key}'; there are {', '.join(sorted(names))}")
 
     def load(self) -> HeteroData:

@@ -387,6 +387,15 @@ def test_features_are_probed_on_request():
     drawn = both[:, width : 2 * width]
     both = torch.stack([(1 + 3 * noise).abs().flatten(), drawn.flatten()])
     assert torch.corrcoef(both)[0, 1].abs() < 0.1
+    narrow, same = features(
+        **{"visual_redundancy": "image", "visual_redundancy.num_zero_columns": "3"},
+        **{"feature_noise": "0.5", "feature_noise.modalities": "image"},
+    )
+    assert narrow.size(1) == width + 515 and torch.equal(same, text)
+    with pytest.raises(ValueError, match="'data.text_redundancy.strength' goes with 'data.text_r"):
+        features(**{"text_redundancy.strength": "0.1"})
+    with pytest.raises(ValueError, match="there are .*data.text_redundancy.strength"):
+        features(**{"text_redundancy.power": "0.1"})
     with pytest.raises(ValueError, match="audio"):
         features(visual_redundancy="audio")
     with pytest.raises(ValueError, match="'std' needs to be a finite number of at least 0"):

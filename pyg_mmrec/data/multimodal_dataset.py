@@ -25,7 +25,11 @@ from .modality import feature_fingerprint, modality_order
 from .splits import SPLITS, has_training, split_labels
 from .statistics import statistics
 
-_TOOLBOX_DATA = "https://github.com/enoche/MMRec/tree/master/data"
+#: What to do about missing features.
+FEATURE_FILES = (
+    "files '<modality>_feat.npy', row = item id; Amazon data in this format: "
+    "https://github.com/enoche/MMRec/tree/master/data"
+)
 _SPLIT_NAMES = ("training", "validation", "test")
 
 
@@ -104,8 +108,7 @@ class MultimodalDataset(InMemoryDataset):
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"'{folder}' is not a folder (datasets in '{root}': {_datasets(folder.parent)}); "
-                f"it needs '{name}.inter' and '<modality>_feat.npy', row = item id; Amazon data in "
-                f"this format: {_TOOLBOX_DATA}"
+                f"it needs '{name}.inter' and {FEATURE_FILES}"
             )
         path = folder / f"{name}.inter"
         header, _ = read_header(path)

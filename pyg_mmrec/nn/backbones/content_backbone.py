@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.data import Graph, modalities, modality_order
+from pyg_mmrec.data.multimodal_dataset import FEATURE_FILES
 from pyg_mmrec.nn.backbones.backbone import Backbone
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows
 
@@ -100,7 +101,7 @@ class ContentBackbone(Backbone):
         if not present:
             raise ValueError(
                 f"{cls.__name__} reads modalities, but the data have none (in a folder they are "
-                f"files '<modality>_feat.npy')"
+                f"{FEATURE_FILES})"
             )
         chosen = present if names is None else list(names)
         features = {name: data[name].x for name in chosen if "x" in data[name]}
@@ -153,7 +154,8 @@ class ContentBackbone(Backbone):
         missing = [name for name in self.modalities if name not in self.in_channels]
         if missing:
             raise ValueError(
-                f"{type(self).__name__} reads the features of {missing}, which the data lack"
+                f"{type(self).__name__} reads the features of {missing}, which the data lack (in a "
+                f"folder they are {FEATURE_FILES})"
             )
 
     def raw_features(self, modality: str, graph: Graph) -> Tensor:
