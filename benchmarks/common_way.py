@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
 from clock import Clock
-from ranking import CommonRanking
+from ranking import CommonRanking, draw_commonly
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
@@ -157,13 +155,7 @@ class Common:
         order_parts = torch.randperm(self.train.size(1)).split(self.options.batch_size)
         for ids in order_parts:
             user, positive = self.train[:, ids]
-            drawn = []
-            for u in user.tolist():
-                item = random.randrange(self.num_items)
-                while item in self.liked[u]:
-                    item = random.randrange(self.num_items)
-                drawn.append(item)
-            negative = torch.tensor(drawn)
+            negative = draw_commonly(user, self.liked, self.num_items)
             if self.model == "LATTICE":  # learned in an epoch's first step, then a constant
                 first = ids is order_parts[0]
                 self.learned = self._learned() if first else self.learned.detach()
