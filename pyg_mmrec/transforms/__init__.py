@@ -1,7 +1,7 @@
 from .feature_noise import AddFeatureNoise
 from .fuse_graphs import FuseModalityGraphs
 from .item_cosine_graph import ItemCosineGraph
-from .knn_graph import ModalityKNNGraph, cosine_knn
+from .knn_graph import KNN_INDEXES, ModalityKNNGraph, cosine_knn
 from .modality_features import replace_features
 from .normalize import (
     NormalizeInteractions,
@@ -26,6 +26,7 @@ __all__ = [
     "DegreeSensitivePruning",
     "FuseModalityGraphs",
     "ItemCosineGraph",
+    "KNN_INDEXES",
     "ModalityKNNGraph",
     "NormalizeInteractions",
     "ScaleFeatures",

@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 from torch_geometric.transforms import BaseTransform
 
-from pyg_mmrec.argument_checks import check_positive
+from pyg_mmrec.argument_checks import check_choice, check_positive
 from pyg_mmrec.data.modality import feature_fingerprint
 
 from .edge_selection import keep_edges
@@ -29,6 +29,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "ivf": ("nlist", "nprobe"),
     "hnsw": ("M", "efConstruction", "efSearch"),
 }
+#: Ways to find neighbours, by name.
+KNN_INDEXES = (*_OPTIONS, "auto")
 _MAX_GPU_K = 2048
 _TRAINING_ROWS_PER_LIST = 64
 _CHUNK_ENTRIES = 1 << 20  # of float64 at a time, however many columns there are
@@ -245,8 +247,7 @@ class _Plan:
 
 
 def _check_index(index: str, faiss_options: Mapping[str, int] | None) -> None:
-    if index != "auto" and index not in _OPTIONS:
-        raise ValueError(f"'index' needs to be one of {', '.join(_OPTIONS)}, auto (got {index!r})")
+    check_choice("index", index, KNN_INDEXES)
     known = _OPTIONS.get(index, ())
     for name, value in (faiss_options or {}).items():
         if name not in known:

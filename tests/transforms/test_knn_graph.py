@@ -17,7 +17,9 @@ from torch import Tensor
 from torch_geometric.data import Batch, HeteroData
 from torch_geometric.transforms import Compose
 
+from pyg_mmrec.data import PlantedDataset
 from pyg_mmrec.data.modality import feature_fingerprint
+from pyg_mmrec.nn.backbones import BACKBONES
 from pyg_mmrec.transforms import (
     AddFeatureNoise,
     FuseModalityGraphs,
@@ -180,7 +182,10 @@ def test_index_is_filled_and_asked_by_batches(monkeypatch: pytest.MonkeyPatch) -
         ({"k": True}, r"'k' needs to be a positive integer \(got True\)"),
         ({"k": 2.0}, r"'k' needs to be a positive integer \(got 2.0\)"),
         ({"batch_size": 0}, r"'batch_size' needs to be a positive integer \(got 0\)"),
-        ({"index": "tree"}, r"'index' needs to be one of flat, ivf, hnsw, auto \(got 'tree'\)"),
+        (
+            {"index": "tree"},
+            r"'index' needs to be one of \['flat', 'ivf', 'hnsw', 'auto'\] \(got 'tree'\)",
+        ),
         (
             {"index": "ivf", "faiss_options": {"M": 3}},
             r"'faiss_options' of index 'ivf' has no option 'M' \(its options: nlist, nprobe\)",
@@ -416,3 +421,19 @@ def test_real_features_recover_the_loaded_graph(data_root: Path, modality: str) 
     found = edge_index[0].view(-1, 10)
     share = (found.unsqueeze(-1) == loaded.unsqueeze(1)).any(dim=-1).float().mean()
     assert 0.85 < float(share) <= 1.0
+
+
+@pytest.mark.parametrize("name", ["FREEDOM", "LATTICE", "VLATTICE"])
+def test_backbones_find_neighbours_by_the_index_that_is_asked_for(name):
+    data = PlantedDataset("tiny")[0]
+    for options, found in (
+        ({}, "flat"),
+        ({"knn_index": "hnsw"}, "hnsw"),
+        ({"knn_index": "auto"}, "flat"),
+    ):
+        backbone = BACKBONES[name].from_data(data, **options)
+        graph = backbone.transform(data)["image", "similar", "image"]
+        assert graph.index.partition("(")[0] == found
+        assert backbone.graph(data) is not None
+    with pytest.raises(ValueError, match="'knn_index' needs to be one of"):
+        BACKBONES[name].from_data(data, knn_index="tree")

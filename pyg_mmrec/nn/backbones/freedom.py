@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.transforms import BaseTransform, Compose
 
-from pyg_mmrec.argument_checks import check_positive, check_rate, check_weight
+from pyg_mmrec.argument_checks import check_choice, check_positive, check_rate, check_weight
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
@@ -17,6 +17,7 @@ from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add
 from pyg_mmrec.nn.conv import LightPropagation, WeightedConv
 from pyg_mmrec.nn.losses import bpr_loss, triplet_scores
 from pyg_mmrec.transforms import (
+    KNN_INDEXES,
     FuseModalityGraphs,
     ModalityKNNGraph,
     NormalizeInteractions,
@@ -53,6 +54,9 @@ class FREEDOM(ContentBackbone):
         num_item_layers (int, optional): Item-graph layers :math:`L_i`, 1 or more. (default: 1)
         num_layers (int, optional): User-item layers. (default: 2)
         k (int, optional): Neighbours in each modality's item graph. (default: 10)
+        knn_index (str, optional): How they are found: :obj:`"flat"` (exact), :obj:`"ivf"`,
+            :obj:`"hnsw"`, or :obj:`"auto"`, by the number of items; see
+            :class:`~pyg_mmrec.transforms.ModalityKNNGraph`. (default: :obj:`"flat"`)
         modality_weights (dict[str, float], optional): Weights :math:`w_m`, summing to 1.
             (default: 0.1 for the first modality, the rest shared equally by the others)
         edge_dropout (float, optional): Share :math:`\rho` of pruned interactions in [0, 1).
@@ -83,6 +87,7 @@ class FREEDOM(ContentBackbone):
         num_item_layers: int = 1,
         num_layers: int = 2,
         k: int = 10,
+        knn_index: str = "flat",
         modality_weights: Mapping[str, float] | None = None,
         edge_dropout: float = 0.8,
         reg_weight: float = 1e-3,
@@ -94,6 +99,7 @@ class FREEDOM(ContentBackbone):
         super().__init__(num_users, num_items, in_channels, modalities, train_features, features)
         check_positive("num_item_layers", num_item_layers)
         check_positive("k", k)
+        check_choice("knn_index", knn_index, KNN_INDEXES)
         check_weight("reg_weight", reg_weight)
         check_rate("edge_dropout", edge_dropout)
         missing = [name for name in self.modalities if name not in self.in_channels]
@@ -113,6 +119,7 @@ class FREEDOM(ContentBackbone):
             )
         FuseModalityGraphs("binary", weights=modality_weights)  # refuses a sum other than 1 now
         self.k = k
+        self.knn_index = knn_index
         self.edge_dropout = edge_dropout
         self.reg_weight = reg_weight
         self.num_item_layers = num_item_layers
@@ -136,7 +143,7 @@ class FREEDOM(ContentBackbone):
         return Compose(
             [
                 NormalizeInteractions(),
-                ModalityKNNGraph(self.k, modalities=self.modalities),
+                ModalityKNNGraph(self.k, self.modalities, self.knn_index),
                 FuseModalityGraphs("binary", weights=self.modality_weights),
             ]
         )

@@ -19,7 +19,7 @@ from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add
 from pyg_mmrec.nn.conv import RowNormalizedConv, WeightedConv, cosine_knn_adjacency
 from pyg_mmrec.nn.functional import normalize_rows
 from pyg_mmrec.nn.losses import bpr_loss, l2_loss, triplet_scores
-from pyg_mmrec.transforms import ModalityKNNGraph, normalize_item_graph
+from pyg_mmrec.transforms import KNN_INDEXES, ModalityKNNGraph, normalize_item_graph
 
 
 def normalized_item_graph(adjacency: Adjacency) -> Adjacency:
@@ -92,6 +92,9 @@ class LATTICE(ContentBackbone):
         num_item_layers (int, optional): Item-graph layers :math:`L_i`, 1 or more. (default: 1)
         num_layers (int, optional): User-item layers. (default: 2)
         k (int, optional): Neighbours in each modality's item graphs. (default: 10)
+        knn_index (str, optional): How they are found: :obj:`"flat"` (exact), :obj:`"ivf"`,
+            :obj:`"hnsw"`, or :obj:`"auto"`, by the number of items; see
+            :class:`~pyg_mmrec.transforms.ModalityKNNGraph`. (default: :obj:`"flat"`)
         original_weight (float, optional): Share :math:`\lambda_c` of the original graphs in [0, 1].
             (default: 0.9)
         cf_model (str, optional): User-item part: :obj:`"lightgcn"`, or :obj:`"mf"` for the
@@ -129,6 +132,7 @@ class LATTICE(ContentBackbone):
         num_item_layers: int = 1,
         num_layers: int = 2,
         k: int = 10,
+        knn_index: str = "flat",
         original_weight: float = 0.9,
         cf_model: str = "lightgcn",
         reg_weight: float = 1e-3,
@@ -148,11 +152,13 @@ class LATTICE(ContentBackbone):
         check_weight("original_weight", original_weight)
         if original_weight > 1:
             raise ValueError(f"'original_weight' needs to lie in [0, 1] (got {original_weight})")
+        check_choice("knn_index", knn_index, KNN_INDEXES)
         check_choice("cf_model", cf_model, ("lightgcn", "mf"))
         self.require_features()
         self.num_item_layers = num_item_layers
         self.num_layers = num_layers
         self.k = k
+        self.knn_index = knn_index
         self.original_weight = original_weight
         self.cf_model = cf_model
         self.reg_weight = reg_weight
@@ -179,7 +185,7 @@ class LATTICE(ContentBackbone):
     @property
     def transform(self) -> BaseTransform:
         """The original item graph of each modality."""
-        return ModalityKNNGraph(self.k, modalities=self.modalities)
+        return ModalityKNNGraph(self.k, self.modalities, self.knn_index)
 
     def graph(self, data: HeteroData) -> Graph:
         """The tensors to compute on: unweighted interactions and the original item graphs, and no

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
-from pyg_mmrec.argument_checks import check_positive
+from pyg_mmrec.argument_checks import check_choice, check_positive
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import SIMILAR
 from pyg_mmrec.nn.backbones.lattice import (
@@ -22,7 +22,7 @@ from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages
 from pyg_mmrec.nn.backbones.vlightgcn import VLightGCN
 from pyg_mmrec.nn.conv import WeightedConv
 from pyg_mmrec.nn.functional import normalize_rows
-from pyg_mmrec.transforms import ModalityKNNGraph
+from pyg_mmrec.transforms import KNN_INDEXES, ModalityKNNGraph
 
 
 class VLATTICE(VLightGCN):
@@ -48,6 +48,9 @@ class VLATTICE(VLightGCN):
         num_item_layers (int, optional): Item-graph layers :math:`L_i`, 1 or more. (default: 1)
         num_layers (int, optional): User-item layers. (default: 2)
         k (int, optional): Neighbours in each modality's item graph. (default: 10)
+        knn_index (str, optional): How they are found: :obj:`"flat"` (exact), :obj:`"ivf"`,
+            :obj:`"hnsw"`, or :obj:`"auto"`, by the number of items; see
+            :class:`~pyg_mmrec.transforms.ModalityKNNGraph`. (default: :obj:`"flat"`)
         reg_weight (float, optional): Weight :math:`\lambda` of the squares of the layer-0 rows.
             (default: 1e-4)
         modalities (list[str], optional): Modalities to use, in order.
@@ -77,6 +80,7 @@ class VLATTICE(VLightGCN):
         num_item_layers: int = 1,
         num_layers: int = 2,
         k: int = 10,
+        knn_index: str = "flat",
         reg_weight: float = 1e-4,
         modalities: Sequence[str] | None = None,
         train_features: bool = False,
@@ -84,12 +88,14 @@ class VLATTICE(VLightGCN):
     ) -> None:
         check_positive("num_item_layers", num_item_layers)
         check_positive("k", k)
+        check_choice("knn_index", knn_index, KNN_INDEXES)
         super().__init__(
             num_users, num_items, in_channels, embedding_dim, num_layers, reg_weight, modalities,
             train_features, features,
         )  # fmt: skip
         self.num_item_layers = num_item_layers
         self.k = k
+        self.knn_index = knn_index
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))
         self.item_conv = WeightedConv()
 
@@ -102,7 +108,8 @@ class VLATTICE(VLightGCN):
     @property
     def transform(self) -> BaseTransform:
         """Normalised interactions and each modality's item graph."""
-        return Compose([super().transform, ModalityKNNGraph(self.k, modalities=self.modalities)])
+        item_graphs = ModalityKNNGraph(self.k, self.modalities, self.knn_index)
+        return Compose([super().transform, item_graphs])
 
     def graph(self, data: HeteroData) -> Graph:
         """The tensors to compute on, with the item graphs of the modalities."""
