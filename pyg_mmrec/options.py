@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import types
 import typing
@@ -17,6 +18,11 @@ def option_types(function: Any, hidden: Sequence[str] = ()) -> dict[str, Any]:
         function (Any): A class.
         hidden (list[str], optional): Arguments that are not for the user to set.
     """
+    return dict(_option_types(function, tuple(hidden)))
+
+
+@functools.cache
+def _option_types(function: Any, hidden: tuple[str, ...]) -> dict[str, Any]:
     hints = typing.get_type_hints(function.__init__)
     parameters = list(inspect.signature(function).parameters.values())
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -1,6 +1,7 @@
 """Tables and figures of the papers, by one command each."""
 
 import re
+from functools import cache
 
 import pytest
 
@@ -95,7 +96,9 @@ def test_a_wrong_table_is_told(program, rows, old, new, message):
 def tables(program):
     files = sorted((BENCHMARKS / "tables").glob("*.yaml"))
     assert files
-    return {file.stem: program.Table.read(file) for file in files}
+    with pytest.MonkeyPatch.context() as patch:  # many tables share a configuration
+        patch.setattr(program.Config, "read", cache(program.Config.read))
+        return {file.stem: program.Table.read(file) for file in files}
 
 
 def test_every_table_of_the_project_can_be_shown(program, tables, tmp_path):
