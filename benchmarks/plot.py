@@ -53,22 +53,21 @@ def label(config: Config) -> str:
 
 
 def labels(configs: Sequence[Config]) -> list[str]:
-    """A name for each configuration: what it is, where two are the same with the options in which
-    they differ, or its file's name where that does not tell them apart.
+    """A name for each configuration: what it is, where several are the same with the options in
+    which these differ, or its file's name where that does not tell them apart.
     """
     names = [label(config) for config in configs]
-    if len(set(names)) == len(names):
-        return names
     options = [
         {key: option_text(value) for key, value in (config.content.get("options") or {}).items()}
         for config in configs
     ]
-    keys = dict.fromkeys(key for own in options for key in own)
-    told = [key for key in keys if len({own.get(key) for own in options}) > 1]
-    for i, own in enumerate(options):
-        words = [f"{key.split('.', 1)[1]} {own[key]}" for key in told if key in own]
-        names[i] = ", ".join([names[i], *words])
-    return names if len(set(names)) == len(names) else [config.path.stem for config in configs]
+    told = list(names)
+    for i, (name, own) in enumerate(zip(names, options, strict=True)):
+        same = [other for key, other in zip(names, options, strict=True) if key == name]
+        differ = [key for key in own if len({other.get(key) for other in same}) > 1]
+        words = [f"{key.split('.', 1)[1]} {own[key]}" for key in differ]
+        told[i] = ", ".join([name, *words])
+    return told if len(set(told)) == len(told) else [config.path.stem for config in configs]
 
 
 def check_same_data(configs: Sequence[Config]) -> None:
@@ -231,13 +230,9 @@ def convergence(
         output (pathlib.Path): The figure's file; its suffix says the format.
         metric (str, optional): The validation metric. (default: the one that picked the epoch)
     """
-    check_same_data(configs)
     found = trained(configs, results)
-    if not 0 < len(found) <= len(LINES):
-        raise ValueError(
-            f"a figure needs something that trains, and tells {len(LINES)} lines apart (got "
-            f"{len(found)})"
-        )
+    if len(found) > len(LINES):
+        raise ValueError(f"a figure tells {len(LINES)} lines apart (got {len(found)})")
     configs = [result.config for result in found]
     metric = metric or configs[0].metric()
     figure, (by_epoch, by_second) = plt.subplots(
@@ -281,16 +276,20 @@ def convergence(
 
 
 def trained(configs: Sequence[Config], results: Path) -> list[Result]:
-    """What there is of the configurations that train.
+    """What there is of the configurations that train, of one data set.
 
     Raises:
-        ValueError: If no run of one has finished.
+        ValueError: If no run of one has finished, none trains, or data sets differ.
     """
     found = [Result.read(config, results) for config in configs]
     for result in found:
         if not result.runs:
             raise ValueError(f"no run of '{result.config.path.stem}' has finished")
-    return [result for result in found if result.runs[0]["history"]["epochs"]]
+    found = [result for result in found if result.runs[0]["history"]["epochs"]]
+    if not found:
+        raise ValueError("none of the configurations trains")
+    check_same_data([result.config for result in found])
+    return found
 
 
 def dots(configs: Sequence[Config], results: Path, metric: str, output: Path) -> str:
@@ -304,10 +303,7 @@ def dots(configs: Sequence[Config], results: Path, metric: str, output: Path) ->
         metric (str): The test metric.
         output (pathlib.Path): The figure's file; its suffix says the format.
     """
-    check_same_data(configs)
     found = trained(configs, results)
-    if not found:
-        raise ValueError("none of the configurations trains")
     names = labels([result.config for result in found])
     models = list(dict.fromkeys(str(result.config.content["model"]) for result in found))
     figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(found)), layout="constrained")

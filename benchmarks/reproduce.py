@@ -13,15 +13,21 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import plot
 import yaml
 from run import HERE, Config, check_names, run
-from tabulate import FORMATS, METRICS, Result, show
+from tabulate import FOR_READERS, FORMATS, METRICS, Result, show
+
+from pyg_mmrec.evaluation import KS
 
 FIELDS = ("title", "configs", "metrics", "figure")
 FIGURES = ("dots", "convergence", "sweep")
+KNOWN_METRICS = [
+    f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map", "hit_ratio") for k in KS
+]
 
 
 @dataclass(frozen=True)
@@ -58,17 +64,24 @@ class Table:
         unknown = sorted(set(content) - set(FIELDS))
         if unknown:
             raise ValueError(f"'{path}' has unknown fields {unknown}; there are {list(FIELDS)}")
+        metrics = content.get("metrics")
+        for name, value in (("configs", content["configs"]), ("metrics", metrics or [])):
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise ValueError(f"'{path}' needs a list of texts for '{name}' (got {value!r})")
+        wrong = sorted(set(metrics or []) - set(KNOWN_METRICS))
+        if wrong:
+            raise ValueError(f"'{path}' has unknown metrics {wrong}; there are {KNOWN_METRICS}")
         figure = content.get("figure")
         if figure not in (None, *FIGURES):
             raise ValueError(f"'{path}' needs one of {list(FIGURES)} for 'figure' (got {figure!r})")
         files: dict[Path, Config] = {}
         for pattern in content["configs"]:
-            found = sorted(path.parent.glob(pattern))
+            found = [Path(name) for name in sorted(glob(str(path.parent / pattern)))]
             if not found:
                 raise ValueError(f"'{path}': there is no file '{pattern}'")
             for file in found:
                 files.setdefault(file.resolve(), Config.read(file))
-        return cls(path, content["title"], list(files.values()), content.get("metrics"), figure)
+        return cls(path, content["title"], list(files.values()), metrics, figure)
 
     def draw(self, results: Path, folder: Path) -> str:
         """Draws the figure; returns what it shows, as text.
@@ -84,7 +97,9 @@ class Table:
             others = [c for c in self.configs if not c.sweep and c.content["model"] in models]
             text = plot.sweep(sweeps, results, metric, others[0] if others else None, output)
         elif self.figure == "convergence":
-            text = plot.convergence(self.configs, results, output, metric)
+            runs = [run for result in plot.trained(self.configs, results) for run in result.runs]
+            kept = all(f"validation {metric}" in run["history"] for run in runs)
+            text = plot.convergence(self.configs, results, output, metric if kept else None)
         else:
             text = plot.dots(self.configs, results, metric, output)
         return f"{text}\n\n{output}"
@@ -122,16 +137,23 @@ def main() -> int:
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130
+    beside = sys.stdout if arguments.format in FOR_READERS else sys.stderr
     for table in tables:
         try:
             results = [Result.read(config, arguments.results) for config in table.configs]
             text, notes = show(results, table.metrics, True, arguments.format)
-            print(f"{table.title}\n\n{text}\n{notes}\n")
-            if table.figure is not None:
-                arguments.figures.mkdir(parents=True, exist_ok=True)
-                print(f"{table.draw(arguments.results, arguments.figures)}\n")
         except ValueError as error:
             failed.append(f"{table.path}: {error}")
+            continue
+        print(f"{table.title}\n", file=beside)
+        print(text)
+        print(f"{notes}\n", file=beside)
+        if table.figure is not None:
+            arguments.figures.mkdir(parents=True, exist_ok=True)
+            try:
+                print(f"{table.draw(arguments.results, arguments.figures)}\n", file=beside)
+            except ValueError as error:
+                print(f"no figure yet: {error}\n", file=beside)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0

@@ -210,7 +210,9 @@ def make_rows(
     gains: dict[tuple[str, str, tuple[str, ...]], dict[str, list[float]]] = {}
     for result in results:
         content = result.config.content
-        options = {**(content.get("options") or {}), **result.point}
+        points = result.config.points()
+        point = result.point or (points[0] if len(points) == 1 else {})
+        options = {**(content.get("options") or {}), **point}
         text = ", ".join(f"{k.split('.', 1)[1]} {option_text(v)}" for k, v in options.items())
         first = [result.group[0], result.group[1], result.method, result.group[2], text]
         if not result.runs:
@@ -219,8 +221,8 @@ def make_rows(
         count = str(len(result.runs))
         if len(result.runs) < result.config.seeds:
             count += f" of {result.config.seeds}"
-        if result.searched < len(result.config.points()):
-            count += f", {result.searched} of {len(result.config.points())} points searched"
+        if result.searched < len(points):
+            count += f", {result.searched} of {len(points)} points searched"
         published = content.get("published") or [{}]
         for metric in metrics or result.metrics():
             mean, std = mean_and_std(result.values(metric))
@@ -251,7 +253,8 @@ def make_rows(
                     continue
                 gain = mean / without_method - 1
                 row[-4] = f"{100 * gain:+.2f} %"
-                models = gains.setdefault((result.group[0], metric, result.variant), {})
+                data = result.group[0].removesuffix("_proxy")
+                models = gains.setdefault((data, metric, result.variant), {})
                 models.setdefault(result.group[1], []).append(gain)
                 with_method, without = result.users(metric), base.users(metric)
                 if with_method and without and np.array_equal(with_method[0], without[0]):
@@ -302,9 +305,10 @@ def compare_picking(configs: Sequence[Config], results: Path) -> tuple[list[str]
 
 
 def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table with a column per metric. It holds ours, and in brackets the
-    improvement, with one star for p < 0.05 and two for p < 0.01 over users and seeds; below, in a
-    row per source, what is published, and in brackets how far ours is from it.
+    """Header and rows of a table with a column per metric. It holds ours, in brackets the
+    improvement, with one star for p < 0.05 and two for p < 0.01 over users and seeds, and what
+    noisy or redundant features lost; below, in a row per source, what is published, and in brackets
+    how far ours is from it.
     """
     first, options, seeds = HEADER.index("metric"), HEADER.index("options"), HEADER.index("seeds")
     blocks: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}  # by source, "" is ours
@@ -317,7 +321,8 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
                 f"table cannot tell them apart"
             )
         gain = cell["improvement"] + stars(float(cell["p (users and seeds)"] or 1))
-        ours = [cell["ours"]] * bool(cell["ours"]) + [f"({gain})"] * bool(gain)
+        lost = f"[lost {cell['lost']}]" if cell["lost"] else ""
+        ours = [text for text in (cell["ours"], f"({gain})" if gain else "", lost) if text]
         sources[""].setdefault(cell["metric"], " ".join(ours))
         value, _, source = cell["published"].removesuffix(")").partition(" (")
         if source:
@@ -365,7 +370,8 @@ def common_options(rows: Sequence[Sequence[str]]) -> tuple[str, list[list[str]]]
     shared = [word for word in single[0] if word and all(word in words for words in single)]
     left = []
     for row in rows:
-        words = ", ".join(word for word in row[column].split(", ") if word not in shared)
+        drop = [] if row[model] in UNTRAINED else shared
+        words = ", ".join(word for word in row[column].split(", ") if word not in drop)
         left.append([*row[:column], words, *row[column + 1 :]])
     return ", ".join(shared), left
 
@@ -432,10 +438,12 @@ def show(
     shared = ""
     if form in FOR_READERS:
         shared, header, lines = common_cells(header, lines)
-    notes = {str(result.config.content.get("note")) for result in results} - {"None"}
+    notes = sorted({str(result.config.content.get("note")) for result in results} - {"None"})
     shared = "; ".join(text for text in (shared, options and f"where it trains: {options}") if text)
     table = FORMATS[form](lines, header)
-    return f"{shared}\n\n{table}" if shared else table, "\n".join(f"\n{x}" for x in sorted(notes))
+    if wide and "%*" in table:
+        notes.insert(0, "* p < 0.05, ** p < 0.01 over users and seeds (Holm, this table)")
+    return f"{shared}\n\n{table}" if shared else table, "\n".join(f"\n{x}" for x in notes)
 
 
 def main() -> None:

@@ -145,6 +145,17 @@ def test_lines_of_one_model_are_named_by_their_files(program, make, tmp_path):
     assert [line.split()[0] for line in text.splitlines()[2:]] == ["one", "two"]
 
 
+def test_lines_are_named_by_the_options_in_which_those_of_the_same_name_differ(program, make):
+    text = "model: {}\ndataset: planted-tiny\noptions: {{model.reg_weight: 1{}}}\n"
+    configs = [
+        make("a", text.format("VBPR", ""), {"": [[0.1]]}),
+        make("b", text.format("LightGCN", ", model.num_layers: 1"), {"": [[0.1]]}),
+        make("c", text.format("LightGCN", ", model.num_layers: 2"), {"": [[0.1]]}),
+    ]
+    names = program.labels(configs)
+    assert names == ["VBPR", "LightGCN, num_layers 1", "LightGCN, num_layers 2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

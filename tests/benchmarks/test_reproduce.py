@@ -70,10 +70,10 @@ def test_one_command_runs_shows_and_draws(program, rows, monkeypatch, capsys):
 
 
 def test_what_has_not_run_is_said(program, rows, monkeypatch, capsys):
-    assert run(program, monkeypatch, rows, "--show", "--format", "csv") == 1
+    assert run(program, monkeypatch, rows, "--show", "--format", "csv") == 0
     out, err = capsys.readouterr()
-    assert out.count("not run") == 3
-    assert "no run of 'mostpop' has finished" in err
+    assert out.startswith("data,") and out.count("not run") == len(out.splitlines()) - 1 == 3
+    assert "A table" in err and "no figure yet: no run of 'mostpop' has finished" in err
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,9 @@ def test_what_has_not_run_is_said(program, rows, monkeypatch, capsys):
         ("figure:", "drawing:", "has unknown fields ['drawing']"),
         ("mostpop.yaml", "mostpops.yaml", "there is no file '../configs/mostpops.yaml'"),
         ("]", "", "is not YAML"),
+        ("metrics: [recall@5, ndcg@5]", "metrics: recall@5", "a list of texts for 'metrics'"),
+        ("metrics: [recall@5, ndcg@5]", "metrics: [recal@5]", "unknown metrics ['recal@5']"),
+        ("configs: [", "configs: [[], ", "a list of texts for 'configs'"),
     ],
 )
 def test_a_wrong_table_is_told(program, rows, old, new, message):
@@ -122,6 +125,15 @@ def test_every_table_has_baselines_and_what_its_methods_improve(program, tables)
         assert lonely == [], name
         data = {str(r.config.content["dataset"]).removesuffix("_proxy") for r in results}
         assert len(data) == 1, name
+
+
+def test_every_figure_of_the_project_is_of_one_data_set(program, tables):
+    drawn = [table for table in tables.values() if table.figure is not None]
+    assert drawn
+    for table in drawn:
+        trained = [c for c in table.configs if c.content["model"] not in ("MostPop", "ItemKNN")]
+        program.plot.check_same_data(trained)
+        assert len(set(program.plot.labels(trained))) == len(trained)
 
 
 def test_every_configuration_of_the_project_stands_in_a_table(tables):

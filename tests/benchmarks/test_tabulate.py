@@ -118,6 +118,8 @@ def test_what_noisy_features_lose_is_measured_on_the_same_method(program, tmp_pa
     paths.append(write(program, tmp_path, "redundant", text, [0.32]))
     rows = program.make_rows(read(program, tmp_path, paths[0], paths[-1]), ["recall@20"])
     assert cells(program, rows, options="visual_redundancy true")["lost"] == "25.0 %"
+    results = read(program, tmp_path, paths[0], paths[-1])
+    assert "0.3200 [lost 25.0 %]" in program.show(results, ["recall@20"], True, "markdown")[0]
 
 
 def test_averages_tell_options_of_a_method_apart(program, tmp_path):

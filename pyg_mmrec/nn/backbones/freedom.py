@@ -12,6 +12,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from pyg_mmrec.argument_checks import check_choice, check_positive, check_rate, check_weight
 from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
+from pyg_mmrec.data.multimodal_dataset import FEATURE_FILES
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation, WeightedConv
@@ -106,7 +107,7 @@ class FREEDOM(ContentBackbone):
         if reg_weight > 0 and missing:
             raise ValueError(
                 f"FREEDOM with reg_weight > 0 reads the features of {missing}, which the data "
-                f"lack: set reg_weight=0 to use their item graphs alone"
+                f"lack: set reg_weight=0 to use their item graphs alone, or add {FEATURE_FILES}"
             )
         if modality_weights is None:
             others = len(self.modalities) - 1

@@ -92,9 +92,10 @@ class LATTICE(ContentBackbone):
         num_item_layers (int, optional): Item-graph layers :math:`L_i`, 1 or more. (default: 1)
         num_layers (int, optional): User-item layers. (default: 2)
         k (int, optional): Neighbours in each modality's item graphs. (default: 10)
-        knn_index (str, optional): How they are found: :obj:`"flat"` (exact), :obj:`"ivf"`,
-            :obj:`"hnsw"`, or :obj:`"auto"`, by the number of items; see
-            :class:`~pyg_mmrec.transforms.ModalityKNNGraph`. (default: :obj:`"flat"`)
+        knn_index (str, optional): How those of the original graphs are found: :obj:`"flat"`
+            (exact, as the learned ones always are), :obj:`"ivf"`, :obj:`"hnsw"`, or :obj:`"auto"`,
+            by the number of items; see :class:`~pyg_mmrec.transforms.ModalityKNNGraph`.
+            (default: :obj:`"flat"`)
         original_weight (float, optional): Share :math:`\lambda_c` of the original graphs in [0, 1].
             (default: 0.9)
         cf_model (str, optional): User-item part: :obj:`"lightgcn"`, or :obj:`"mf"` for the
