@@ -28,7 +28,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from comparison import compare, holm, stars
 from matplotlib.backend_bases import FigureCanvasBase
-from tabulate import HERE, Config, Result
+from result import Result
+from run import HERE, Config
 
 from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text

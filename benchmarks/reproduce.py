@@ -17,9 +17,9 @@ from glob import glob
 from pathlib import Path
 
 import plot
-import yaml
-from run import HERE, Config, check_names, run
-from tabulate import FOR_READERS, FORMATS, METRICS, Result, show
+from result import METRICS, Result
+from run import HERE, Config, check_names, parse, read_fields, report, run_as_asked
+from tabulate import FOR_READERS, FORMATS, show
 
 from pyg_mmrec.evaluation import KS
 
@@ -55,15 +55,7 @@ class Table:
         Raises:
             ValueError: If it is no table; the message names file and field.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"'{path}' is not YAML ({error})") from error
-        if not isinstance(content, dict) or not {"title", "configs"} <= set(content):
-            raise ValueError(f"'{path}' needs the fields 'title' and 'configs'")
-        unknown = sorted(set(content) - set(FIELDS))
-        if unknown:
-            raise ValueError(f"'{path}' has unknown fields {unknown}; there are {list(FIELDS)}")
+        content = read_fields(path, FIELDS)
         metrics = content.get("metrics")
         for name, value in (("configs", content["configs"]), ("metrics", metrics or [])):
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -108,18 +100,10 @@ class Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="YAML files")
-    parser.add_argument("--root", default="data", help="folder of data set folders")
-    parser.add_argument("--seeds", type=int, help="seeds per row (default: as its file says)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--show", action="store_true", help="run nothing, show what there is")
     parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints and weights")
     parser.add_argument("--figures", type=Path, default=HERE / "figures")
-    arguments = parser.parse_args()
-    for name in ("seeds", "jobs"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            parser.error(f"--{name} needs to be a positive integer")
+    arguments = parse(parser)
     try:
         tables = [Table.read(path) for path in arguments.tables]
         rows = {config.path.resolve(): config for table in tables for config in table.configs}
@@ -127,16 +111,7 @@ def main() -> int:
         check_names(configs)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    failed: list[str] = []
-    if not arguments.show:
-        try:
-            failed = run(
-                configs, arguments.root, arguments.seeds, arguments.jobs, arguments.results,
-                arguments.work,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-            return 130
+    failed = [] if arguments.show else run_as_asked(configs, arguments)
     beside = sys.stdout if arguments.format in FOR_READERS else sys.stderr
     for table in tables:
         try:
@@ -154,9 +129,7 @@ def main() -> int:
                 print(f"{table.draw(arguments.results, arguments.figures)}\n", file=beside)
             except ValueError as error:
                 print(f"no figure yet: {error}\n", file=beside)
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
-    return 1 if failed else 0
+    return report(failed)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,6 @@ from pyg_mmrec.options import option_text
 from pyg_mmrec.training.checkpoint import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
-if str(HERE) in sys.path:
-    sys.path.remove(str(HERE))  # torch imports a package that is called like 'tabulate.py'
 #: Test metrics that are kept of every user, beside the published ones; those at 5 are also kept of
 #: every epoch, on validation, beside the one that picks.
 KEPT = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
@@ -43,6 +41,28 @@ FIELDS = (
     "model", "dataset", "method", "preset", "options", "grid", "sweep", "seeds", "note",
     "published",
 )  # fmt: skip
+
+
+def read_fields(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """The fields of a YAML file.
+
+    Args:
+        path (pathlib.Path): The file.
+        known (list[str]): What there is, the first two of which are needed.
+
+    Raises:
+        ValueError: If the file is not YAML, or has not the right fields.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"'{path}' is not YAML ({error})") from error
+    if not isinstance(content, dict) or not set(known[:2]) <= set(content):
+        raise ValueError(f"'{path}' needs the fields '{known[0]}' and '{known[1]}'")
+    unknown = sorted(set(content) - set(known))
+    if unknown:
+        raise ValueError(f"'{path}' has unknown fields {unknown}; there are {list(known)}")
+    return content
 
 
 @dataclass(frozen=True)
@@ -64,15 +84,7 @@ class Config:
         Raises:
             ValueError: If it is no configuration; the message names file and field.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"'{path}' is not YAML ({error})") from error
-        if not isinstance(content, dict) or not {"model", "dataset"} <= set(content):
-            raise ValueError(f"'{path}' needs the fields 'model' and 'dataset'")
-        unknown = sorted(set(content) - set(FIELDS))
-        if unknown:
-            raise ValueError(f"'{path}' has unknown fields {unknown}; there are {list(FIELDS)}")
+        content = read_fields(path, FIELDS)
         for name, values in (content.get("grid") or {}).items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"'{path}' needs a list of values for '{name}' in 'grid'")
@@ -301,9 +313,8 @@ def run(
     return failed
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a program that works a queue off: its own and the queue's."""
     parser.add_argument("--root", default="data", help="folder of data set folders")
     parser.add_argument("--seeds", type=int, help="seeds per configuration (default: as it says)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
@@ -313,23 +324,39 @@ def main() -> int:
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name} needs to be a positive integer")
+    return arguments
+
+
+def run_as_asked(configs: list[Config], arguments: argparse.Namespace) -> list[str]:
+    """Works the queue off as :func:`parse` understood it; an interrupt ends the program."""
+    try:
+        return run(
+            configs, arguments.root, arguments.seeds, arguments.jobs, arguments.results,
+            arguments.work,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def report(failed: Sequence[str]) -> int:
+    """Says what failed; returns the exit status."""
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
+    arguments = parse(parser)
     paths = list({path.resolve(): path for path in arguments.configs}.values())
     try:
         configs = [Config.read(path) for path in paths]
         check_names(configs)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    try:
-        failed = run(
-            configs, arguments.root, arguments.seeds, arguments.jobs, arguments.results,
-            arguments.work,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
-    return 1 if failed else 0
+    return report(run_as_asked(configs, arguments))
 
 
 if __name__ == "__main__":

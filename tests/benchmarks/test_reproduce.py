@@ -64,7 +64,7 @@ def test_one_command_runs_shows_and_draws(program, rows, monkeypatch, capsys):
     drawn = text[text.index("published") :]
     assert "LightGCN + dvib-c" in drawn and "MostPop" not in drawn
     # Again, it trains nothing and says the same.
-    monkeypatch.setattr(program, "run", lambda *arguments: pytest.fail("it ran"))
+    monkeypatch.setattr(program, "run_as_asked", lambda *arguments: pytest.fail("it ran"))
     assert run(program, monkeypatch, rows, "--show") == 0
     assert capsys.readouterr().out == text
 
