@@ -11,9 +11,9 @@ from torch import Tensor
 from pyg_mmrec.argument_checks import check_positive
 from pyg_mmrec.nn.backbones import Triplets
 
-# Of how many interactions, and of how many batches, the items are found at a time.
+# Interactions handled at a time, and (batch, item) pairs of which is kept whether they occur.
 _ROWS_AT_A_TIME = 2**20
-_BATCHES_AT_A_TIME = 2**10
+_ITEMS_AT_A_TIME = 2**24
 
 
 class TripletSampler:
@@ -65,9 +65,13 @@ class TripletSampler:
 
     def negatives(self, user: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws one negative item for each of ``user`` ``[n]``; item ids ``[n]``."""
-        uniform = torch.rand(
-            user.shape, dtype=torch.float64, device=user.device, generator=generator
-        )
+        return self._free_item(user, self._uniform(user.numel(), generator))
+
+    def _uniform(self, count: int, generator: torch.Generator | None) -> Tensor:
+        device = self.edge_index.device
+        return torch.rand(count, dtype=torch.float64, device=device, generator=generator)
+
+    def _free_item(self, user: Tensor, uniform: Tensor) -> Tensor:
         free = self.num_free[user]
         drawn = torch.minimum((uniform * free).long(), free - 1)
         end = torch.searchsorted(self._free_below, user * self._stride + drawn, right=True)
@@ -86,24 +90,29 @@ class TripletSampler:
             ValueError: If ``batch_size`` is not a positive integer.
         """
         check_positive("batch_size", batch_size)
-        order = torch.randperm(
-            self.edge_index.size(1), device=self.edge_index.device, generator=generator
-        )
-        pairs = self.edge_index[:, order]
-        triplets = torch.cat([pairs, self.negatives(pairs[0], generator)[None]])
-        count = min(max(1, _ROWS_AT_A_TIME // batch_size), _BATCHES_AT_A_TIME)
+        user = self.edge_index[0]
+        order = torch.randperm(user.numel(), device=user.device, generator=generator)
+        # Searched in the order of the interactions: where it is by user, that takes half the time.
+        uniform = self._uniform(user.numel(), generator)
+        uniform = torch.empty_like(uniform).index_copy_(0, order, uniform)
+        negative = self._free_item(user, uniform)
+        triplets = torch.cat([self.edge_index, negative[None]])[:, order]
+        count = max(1, min(_ROWS_AT_A_TIME // batch_size, _ITEMS_AT_A_TIME // self._num_items))
         parts = triplets.split(count * batch_size, dim=1)
         return chain.from_iterable(self._batches(part, batch_size) for part in parts)
 
     def _batches(self, triplets: Tensor, batch_size: int) -> Iterator[Triplets]:
         """Finds the items of many batches at once: a device is waited for by part, not by batch."""
-        batch = torch.arange(triplets.size(1), device=triplets.device) // batch_size
-        key, inverse = (batch * self._num_items + triplets[1:]).unique(return_inverse=True)
-        count = torch.bincount(key // self._num_items)
-        places = inverse - (count.cumsum(0) - count)[batch]
+        row = torch.arange(triplets.size(1), device=triplets.device) // batch_size
+        key = row * self._num_items + triplets[1:]
+        num_batches = -(-triplets.size(1) // batch_size)
+        occurs = key.new_zeros(num_batches, self._num_items, dtype=torch.bool)
+        occurs.view(-1).index_fill_(0, key.view(-1), True)
+        rank = occurs.cumsum(dim=1)
+        places = rank.view(-1)[key] - 1
         return map(
             Triplets,
             *(ids.split(batch_size) for ids in triplets),
-            (key % self._num_items).split(count.tolist()),
+            occurs.nonzero()[:, 1].split(rank[:, -1].tolist()),
             (part.flatten() for part in places.split(batch_size, dim=1)),
         )

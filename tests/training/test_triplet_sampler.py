@@ -74,10 +74,10 @@ def test_every_interaction_once_in_an_epoch_in_another_order_each_time() -> None
 
 
 @pytest.mark.parametrize("rows", [1, 8, 2**20])
-@pytest.mark.parametrize("batches", [1, 2**10])
-def test_batches_know_their_items(monkeypatch: pytest.MonkeyPatch, rows: int, batches: int) -> None:
+@pytest.mark.parametrize("items", [1, 2**24])
+def test_batches_know_their_items(monkeypatch: pytest.MonkeyPatch, rows: int, items: int) -> None:
     monkeypatch.setattr("pyg_mmrec.training.triplet_sampler._ROWS_AT_A_TIME", rows)
-    monkeypatch.setattr("pyg_mmrec.training.triplet_sampler._BATCHES_AT_A_TIME", batches)
+    monkeypatch.setattr("pyg_mmrec.training.triplet_sampler._ITEMS_AT_A_TIME", items)
     (whole,) = tiny().epoch(len(PAIRS), torch.Generator().manual_seed(5))
     found_batches = list(tiny().epoch(3, torch.Generator().manual_seed(5)))
     assert [batch.user.numel() for batch in found_batches] == [3, 3, 3, 1]
