@@ -33,10 +33,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="after one that is not timed")
     parser.add_argument("--ranked", type=int, default=10_000, help="users evaluated, and exported")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="memory is the host's (default: cpu)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tune_process()
-    clock, rows = Clock(torch.device("cpu")), []
+    device = torch.device(arguments.device)
+    clock, rows = Clock(device), []
 
     def tell(stage: str, seconds: float) -> None:
         rows.append([stage, f"{seconds:.2f}", f"{memory()[1] / 2**30:.2f}"])
@@ -44,6 +46,7 @@ def main() -> None:
 
     sizes = (arguments.users, arguments.items)
     generator = torch.Generator().manual_seed(0)
+    draws = torch.Generator(device).manual_seed(0)
     start = clock.now()
     train, held_out = generate_pairs(
         *sizes, arguments.interactions, arguments.interactions // 20, generator
@@ -51,17 +54,18 @@ def main() -> None:
     held_out = held_out[:, held_out[0].argsort(stable=True)]
     ranked = held_out[0].unique_consecutive()[: arguments.ranked]
     held_out = held_out[:, held_out[0] <= ranked[-1]]
+    train, held_out, ranked = (ids.to(device) for ids in (train, held_out, ranked))
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = sizes
     data["user", "interacts", "item"].edge_index = train
     tell("generating interactions", clock.now() - start)
 
     with clock.part("graph"):
-        backbone = LightGCN(*sizes, arguments.channels, arguments.layers)
+        backbone = LightGCN(*sizes, arguments.channels, arguments.layers).to(device)
         graph = backbone.graph(data)
     tell("building the normalised graph", clock.seconds["graph"])
     with clock.part("sampler"):
-        batches = TripletSampler(train, *sizes).epoch(arguments.batch_size, generator)
+        batches = TripletSampler(train, *sizes).epoch(arguments.batch_size, draws)
     tell("drawing all negatives of an epoch", clock.seconds["sampler"])
 
     objective = Objective(backbone)

@@ -158,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     )
     user_vectors = torch.randn(options.users, options.channels, generator=generator)
     item_vectors = torch.randn(options.items, options.channels, generator=generator)
+    train = train[:, train[0].argsort(stable=True)]  # by user, as data sets are
     train, held_out = train.to(device), held_out.to(device)
     user_vectors, item_vectors = user_vectors.to(device), item_vectors.to(device)
 
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     sampler = TripletSampler(train, options.users, options.items)
     draws = torch.Generator(device).manual_seed(options.seed)
 
-    def sample() -> None:
+    def draw_epoch() -> None:
         for _ in sampler.epoch(2048, draws):
             pass
 
@@ -204,9 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
             lambda: evaluator.measure(ranked),
         ),
         (
-            "negatives of an epoch",
+            "negatives of all interactions",
             lambda: draw_commonly(train[0], liked, options.items),
-            sample,
+            lambda: sampler.negatives(train[0], draws),
+        ),
+        (
+            "beside an epoch, in order and with its items",
+            lambda: draw_commonly(train[0], liked, options.items),
+            draw_epoch,
         ),
     ]
     seconds = {

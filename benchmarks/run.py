@@ -107,7 +107,9 @@ class Config:
         texts = [[option_text(value) for value in values] for values in grid.values()]
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*texts)]
 
-    def experiment(self, point: dict[str, str], seed: int, root: str) -> Experiment:
+    def experiment(
+        self, point: dict[str, str], seed: int, root: str, device: str = "cpu"
+    ) -> Experiment:
         """The run at a point of the grid."""
         content = self.content
         return Experiment(
@@ -118,6 +120,7 @@ class Config:
             preset=content.get("preset", "paper"),
             options={**(content.get("options") or {}), **point},
             seed=seed,
+            device=device,
         )
 
     def metric(self, root: str = "") -> str:
@@ -186,18 +189,38 @@ def locked(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What all runs of a queue share.
+
+    Args:
+        root (str): Folder of the data set folders.
+        results (pathlib.Path): Folder of the result files.
+        work (pathlib.Path): Folder of checkpoints and weights.
+        threads (int, optional): Threads of a run.
+        device (str, optional): Device of everything.
+    """
+
+    root: str
+    results: Path
+    work: Path
+    threads: int = 1
+    device: str = "cpu"
+
+
 def run_one(
-    config: Config, point: dict[str, str], seed: int, root: str, results: Path, work: Path,
-    threads: int,
-) -> dict[str, Any]:  # fmt: skip
+    config: Config, point: dict[str, str], seed: int, around: Surroundings
+) -> dict[str, Any]:
     """Trains once, in a process of its own, or reads the result that is there."""
     name = config.folder(point) / f"seed-{seed}"
-    file = results / f"{name}.json"
+    file = around.results / f"{name}.json"
     if not file.exists():
-        with locked(work / name) as lock:
-            result = train(config.experiment(point, seed, root), work / name, threads, lock)
+        folder = around.work / name
+        with locked(folder) as lock:
+            experiment = config.experiment(point, seed, around.root, around.device)
+            result = train(experiment, folder, around.threads, lock)
             if not file.exists():  # another may have trained it in another folder
-                keep(result, config, work / name, file)
+                keep(result, config, folder, file)
     return config.result(file, point)
 
 
@@ -208,7 +231,8 @@ def train(experiment: Experiment, folder: Path, threads: int, lock: int) -> dict
         sys.executable, str(HERE / "clock.py"), str(memory), "pyg_mmrec", "train",
         "--model", experiment.model, "--dataset", experiment.dataset, "--root", experiment.root,
         "--method", experiment.method, "--preset", experiment.preset,
-        "--seed", str(experiment.seed), "--out", str(folder), "--resume", "--quiet",
+        "--device", experiment.device, "--seed", str(experiment.seed), "--out", str(folder),
+        "--resume", "--quiet",
     ]  # fmt: skip
     if experiment.options:
         command += ["--set", *(f"{key}={value}" for key, value in experiment.options.items())]
@@ -260,19 +284,16 @@ def check_names(configs: Sequence[Config]) -> None:
 
 
 def run(
-    configs: list[Config], root: str, seeds: int | None, jobs: int, results: Path, work: Path
+    configs: list[Config], around: Surroundings, seeds: int | None = None, jobs: int = 1
 ) -> list[str]:
     """Works the queue off; returns what failed.
 
     Args:
         configs (list[Config]): Configurations.
-        root (str): Folder of the data set folders.
+        around (Surroundings): What their runs share.
         seeds (int, optional): Number of seeds; without it, what the configuration says, or 1.
-        jobs (int): Runs at a time.
-        results (pathlib.Path): Folder of the result files.
-        work (pathlib.Path): Folder of checkpoints and weights.
+        jobs (int, optional): Runs at a time.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     failed: list[str] = []
     pool = ThreadPoolExecutor(jobs)
     bar = tqdm(total=0, unit="run")
@@ -281,7 +302,7 @@ def run(
 
     def submit(config: Config, points: list[dict[str, str]], numbers: Iterable[int]) -> None:
         for seed, point in itertools.product(numbers, points):
-            future = pool.submit(run_one, config, point, seed, root, results, work, threads)
+            future = pool.submit(run_one, config, point, seed, around)
             waiting[future] = (config, point, seed)
             bar.total += 1
 
@@ -298,7 +319,7 @@ def run(
             except Exception as error:  # the others go on; it is told at the end
                 failed.append(f"{name}: {type(error).__name__}: {error}")
                 continue
-            value = result["metrics"]["validation"][config.metric(root)]
+            value = result["metrics"]["validation"][config.metric(around.root)]
             bar.write(f"{name}: validation {value:.4f}")
             if seed > 0 or config.sweep:
                 continue
@@ -320,6 +341,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints and weights")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     arguments = parser.parse_args()
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
@@ -329,11 +351,12 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def run_as_asked(configs: list[Config], arguments: argparse.Namespace) -> list[str]:
     """Works the queue off as :func:`parse` understood it; an interrupt ends the program."""
+    around = Surroundings(
+        arguments.root, arguments.results, arguments.work,
+        max(1, (os.cpu_count() or 1) // arguments.jobs), arguments.device,
+    )  # fmt: skip
     try:
-        return run(
-            configs, arguments.root, arguments.seeds, arguments.jobs, arguments.results,
-            arguments.work,
-        )  # fmt: skip
+        return run(configs, around, arguments.seeds, arguments.jobs)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

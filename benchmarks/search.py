@@ -86,7 +86,9 @@ def _check_identity(
         )
 
 
-def search(config: Config, study: optuna.Study, root: str, trials: int, seed: int) -> None:
+def search(
+    config: Config, study: optuna.Study, root: str, trials: int, seed: int, device: str = "cpu"
+) -> None:
     """Runs trials until there are so many, finished or given up.
 
     Args:
@@ -95,6 +97,7 @@ def search(config: Config, study: optuna.Study, root: str, trials: int, seed: in
         root (str): Folder of the data set folders.
         trials (int): Number of trials, with those that draw a point again.
         seed (int): Seed of the runs.
+        device (str, optional): Device of everything.
     """
     grid = space(config)
     metric = config.metric()
@@ -120,7 +123,7 @@ def search(config: Config, study: optuna.Study, root: str, trials: int, seed: in
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        result = config.experiment(point, seed, root).run(
+        result = config.experiment(point, seed, root, device).run(
             progress=False, data=data, callback=report
         )
         trial.set_user_attr("test", result["metrics"]["test"])
@@ -188,6 +191,7 @@ def main() -> int:
         "--select-on", choices=("validation", "test"), default="validation",
         help="'test' reports the best point on test too, labelled as such",
     )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.add_argument("--storage", type=Path, help="(default: benchmarks/work/CONFIG.journal)")
     arguments = parser.parse_args()
     try:
@@ -204,7 +208,7 @@ def main() -> int:
     storage = arguments.storage or HERE / "work" / f"{config.path.stem}.journal"
     try:
         study = make_study(config, arguments.sampler, storage, arguments.seed, arguments.prune)
-        search(config, study, arguments.root, trials, arguments.seed)
+        search(config, study, arguments.root, trials, arguments.seed, arguments.device)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

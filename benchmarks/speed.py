@@ -1,7 +1,8 @@
 """Where the time of a training step goes, beside the common way and beside the machine's limit.
 
 ``python benchmarks/speed.py --root data --dataset baby --runs LightGCN:none FREEDOM:none``
-``python benchmarks/speed.py --generate 200000 50000 1000000 --runs LightGCN:none --no-common``
+``python benchmarks/speed.py --root data --dataset baby_proxy --runs VBPR:none VBPR:fib``
+``python benchmarks/speed.py --generate 200000 50000 1000000 --runs LightGCN:none``
 
 Of every backbone and method: milliseconds per step by part, seconds per epoch of training and of
 validation, seconds to make the graph, peak memory. Of LightGCN, FREEDOM and LATTICE also
@@ -29,7 +30,6 @@ from typing import Any
 import torch
 from clock import Clock, memory
 from common_way import CHANNELS, Common
-from epochs import make_experiments
 from ranking import generate_pairs
 from torch_geometric.data import HeteroData
 
@@ -75,6 +75,37 @@ def load(arguments: argparse.Namespace) -> HeteroData:
     for name, width in widths.items():
         data[name].x = torch.randn(data["item"].num_nodes, int(width), generator=generator)
     return data
+
+
+def make_experiments(
+    names: list[str], dataset: str, root: str, options: list[str], device: str = "cpu"
+) -> dict[str, Experiment]:
+    """Backbones with methods, each with those of the given options that they have.
+
+    Raises:
+        ValueError: If a name or value is wrong, or no run has an option.
+    """
+    wanted = dict(text.partition("=")[::2] for text in options)
+    taken: set[str] = set()
+    experiments = {}
+    for name in names:
+        model, _, method = name.partition(":")
+        where = (model, dataset, root, method or "none")
+        own = {}
+        for key, value in wanted.items():
+            try:
+                Experiment(*where, options={key: value})
+            except ValueError as error:
+                if "there is no option" not in str(error):
+                    raise
+                reason = str(error)
+                continue  # of another run
+            own[key] = value
+        taken |= set(own)
+        experiments[name] = Experiment(*where, options=own, device=device)
+    if set(wanted) - taken:
+        raise ValueError(reason)
+    return experiments
 
 
 # Ours --------------------------------------------------------------------------------------------
@@ -354,16 +385,22 @@ def main() -> None:
     for name in epochs:
         bare = name.removesuffix(" (common)")
         plain = f"{experiments[bare].model}:none"
-        row = [name, f"{typical(name, 0):.3f}", f"{typical(name, 1):.3f}"]
-        row.append(f"{typical(name, 0, 1) / typical(plain, 0, 1):.2f}" if plain in epochs else "")
+        step = typical(name, 0) / ours[bare].steps
+        row = [name, f"{1000 * step:.1f}", f"{typical(name, 0):.3f}", f"{typical(name, 1):.3f}"]
+        for which in ((0,), (0, 1)):
+            known = plain in epochs
+            row.append(f"{typical(name, *which) / typical(plain, *which):.2f}" if known else "")
         if not arguments.no_memory:
             peaks[name] = peak_memory(arguments, name)
         row.append(f"{peaks[name]:.0f}" if name in peaks else "")
         build = ours[name].build.seconds["graph"] if name in ours else None
         row.append("" if build is None else f"{build:.2f}")
         rows.append(row)
-    header = ["model:method", "train s", "validation s", "ratio", "peak MiB", "graph s"]
-    print("Epochs; ratio of both to the same backbone without a method")
+    header = [
+        "model:method", "step ms", "train s", "validation s", "train", "epoch", "peak MiB",
+        "graph s",
+    ]  # fmt: skip
+    print("Epochs; 'train' and 'epoch', with validation, as ratios to no method")
     print(format_table(header, rows), "\n")
 
     rows, least = [], {}

@@ -30,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", default="data", help="folder of data set folders")
     parser.add_argument("--dataset", default="planted", help="a folder's name, or 'planted'")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds to average over")
     parser.add_argument(
         "--set",
@@ -58,6 +59,7 @@ def main() -> int:
                     method=method,
                     options=options,
                     seed=seed,
+                    device=arguments.device,
                 )
                 print(f"{label}, seed {seed}", file=sys.stderr)
                 results.append(experiment.run())

@@ -68,7 +68,7 @@ def cosine_knn(
         faiss_options (dict[str, int], optional): Options of the index, by FAISS' names; not with
             :obj:`"flat"` and :obj:`"auto"`. For :obj:`"ivf"`: :obj:`nlist`, the number of
             clusters (default :math:`4 \sqrt{N}`, at most :math:`N / 39`), and :obj:`nprobe`, how
-            many are searched (default :obj:`nlist / 16`, at least 8). For :obj:`"hnsw"`:
+            many are searched (default :obj:`nlist / 16`, from 8 to 64). For :obj:`"hnsw"`:
             :obj:`M`, links per row (default 32), :obj:`efConstruction` (default 100) and
             :obj:`efSearch` (default :math:`\max(64, 4k)`). (default: :obj:`None`)
         batch_size (int, optional): The number of rows per query. (default: :obj:`4096`)
@@ -287,7 +287,7 @@ def _plan(
                 f"'faiss_options['nlist']' needs to be at most the number of rows, {num_rows} "
                 f"(got {nlist})"
             )
-        nprobe = min(nlist, given.get("nprobe", max(8, nlist // 16)))
+        nprobe = min(nlist, given.get("nprobe", min(64, max(8, nlist // 16))))
         return _Plan(index, (("nlist", nlist), ("nprobe", nprobe)))
     if index == "hnsw":
         defaults = {"M": 32, "efConstruction": 100, "efSearch": max(64, 4 * k)}

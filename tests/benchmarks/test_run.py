@@ -99,9 +99,10 @@ def test_a_sweep_trains_all_seeds_at_every_point_seed_by_seed(
         return {"config": experiment.config(), "metrics": metrics, "history": []}
 
     monkeypatch.setattr(run, "train", train)
-    run.run([config], "", None, 1, tmp_path, tmp_path / "work")
+    around = run.Surroundings("", tmp_path, tmp_path / "work")
+    run.run([config], around)
     assert trained == [("1", 0), ("2", 0), ("1", 1), ("2", 1)]
-    run.run([config], "", 3, 1, tmp_path, tmp_path / "work")
+    run.run([config], around, seeds=3)
     assert trained[4:] == [("1", 2), ("2", 2)]
 
 
@@ -138,7 +139,8 @@ def test_a_result_that_came_meanwhile_stays(config, tmp_path, load_script, monke
         return {"by": "us"}
 
     monkeypatch.setattr(run, "train", train)
-    assert run.run_one(config, point, 0, "", tmp_path, tmp_path / "work", 1) == theirs
+    around = run.Surroundings("", tmp_path, tmp_path / "work")
+    assert run.run_one(config, point, 0, around) == theirs
     assert json.loads(file.read_text()) == theirs
     with run.locked(tmp_path / "work" / config.folder(point) / "seed-0"):  # free again
         pass

@@ -251,7 +251,7 @@ def test_gpu_equals_cpu(index: str) -> None:
 def test_auto_is_flat_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert str(knn_graph._plan("auto", None, 10, 100_000, cpu)) == "flat"
-    assert str(knn_graph._plan("auto", None, 10, 100_001, cpu)) == "ivf(nlist=1265, nprobe=79)"
+    assert str(knn_graph._plan("auto", None, 10, 100_001, cpu)) == "ivf(nlist=1265, nprobe=64)"
     plan = knn_graph._plan("hnsw", {"M": 16}, 20, 10, cpu)
     assert str(plan) == "hnsw(M=16, efConstruction=100, efSearch=80)"
 
