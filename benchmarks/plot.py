@@ -35,6 +35,8 @@ from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text
 
 Point = tuple[str, ...]
+#: The share of the baseline's best value that a run has to reach to be near it.
+NEAR = 0.95
 # Told apart by the colour-blind (Okabe and Ito's colours) and, by line and marker, without colours.
 LINES = [
     {"color": color, "linestyle": line, "marker": marker}
@@ -179,10 +181,10 @@ def sweep(
     return "\n\n".join(texts)
 
 
-def _text(values: list[float]) -> str:
+def _text(values: list[float], digits: int = 4) -> str:
     """Mean and, of several seeds, standard deviation."""
     mean, std = mean_and_std(values)
-    return f"{mean:.4f}" + (f" ± {std:.4f}" if len(values) > 1 else "")
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if len(values) > 1 else "")
 
 
 def _draw_line(axes: Any, ticks: list[str], values: Mapping[Point, list[float]]) -> None:
@@ -223,7 +225,8 @@ def epochs_to(curve: Sequence[float], target: float) -> int | None:
 def convergence(
     configs: Sequence[Config], results: Path, output: Path, metric: str | None = None
 ) -> str:
-    """Draws validation over epochs and over seconds; returns what it took to the first's best.
+    """Draws validation over epochs and over seconds, of the first seed; returns, over all seeds,
+    what it took to the best of the first configuration with the same seed, and near it.
 
     Args:
         configs (list[Config]): The baseline, then others; of grids, the point validation picks.
@@ -236,44 +239,60 @@ def convergence(
         raise ValueError(f"a figure tells {len(LINES)} lines apart (got {len(found)})")
     configs = [result.config for result in found]
     metric = metric or configs[0].metric()
+    curves = [_curves(result, metric) for result in found]
+    seed = min(curves[0])
     figure, (by_epoch, by_second) = plt.subplots(
         1, 2, figsize=(9, 3.5), sharey=True, layout="constrained"
     )
-    rows, target = [], None
-    for result, name, line in zip(found, labels(configs), LINES, strict=False):
-        config = result.config
-        history = result.runs[0]["history"]
-        if f"validation {metric}" not in history:
-            raise ValueError(
-                f"the result of '{config.path.stem}' holds no {metric} of its epochs, only "
-                f"{sorted(name for name in history if name != 'epochs')}"
-            )
-        curve = history[f"validation {metric}"]
-        seconds = result.runs[0]["seconds_per_epoch"]["train"]
-        target = max(curve) if target is None else target
-        epoch = np.arange(1, len(curve) + 1)
-        style = {**line, "markevery": max(1, len(curve) // 8), "label": name}
-        by_epoch.plot(epoch, curve, **style)
-        by_second.plot(epoch * seconds, curve, **style)
-        needed = epochs_to(curve, target)
-        rows.append(
-            [name, f"{max(curve):.4f}", str(len(curve)), f"{seconds:.3f}",
-             "never" if needed is None else str(needed),
-             "" if needed is None else f"{needed * seconds:.1f}"]
-        )  # fmt: skip
+    rows = []
+    for runs, name, line in zip(curves, labels(configs), LINES, strict=False):
+        if seed in runs:
+            curve, seconds = runs[seed]
+            epoch = np.arange(1, len(curve) + 1)
+            style = {**line, "markevery": max(1, len(curve) // 8), "label": name}
+            by_epoch.plot(epoch, curve, **style)
+            by_second.plot(epoch * seconds, curve, **style)
+        both = sorted(runs.keys() & curves[0].keys())
+        row = [
+            name, _text([max(curve) for curve, _ in runs.values()]),
+            _text([len(curve) for curve, _ in runs.values()], 0),
+            _text([seconds for _, seconds in runs.values()], 3),
+        ]  # fmt: skip
+        for share in (NEAR, 1.0):
+            counts = {n: epochs_to(runs[n][0], share * max(curves[0][n][0])) for n in both}
+            reached = [(k, k * runs[n][1]) for n, k in counts.items() if k is not None]
+            row.append(f"{len(reached)} of {len(both)}")
+            row += [_text(list(values), 0) for values in zip(*reached, strict=True)] or ["", ""]
+        rows.append(row)
     for axes, name in ((by_epoch, "epochs"), (by_second, "seconds of training")):
-        axes.axhline(target, color="0.4", linewidth=0.8)
+        axes.axhline(max(curves[0][seed][0]), color="0.4", linewidth=0.8)
         axes.set_xlabel(name)
     by_epoch.set_ylabel(f"validation {metric}")
-    by_epoch.set_title(str(configs[0].content["dataset"]), fontsize="medium")
+    by_epoch.set_title(f"{configs[0].content['dataset']}, seed {seed}", fontsize="medium")
     by_epoch.legend()
     figure.savefig(output, dpi=200)
     plt.close(figure)
     header = [
-        "run", f"best {metric}", "epochs", "seconds an epoch", "epochs to the first's best",
-        "seconds to it",
+        "run", f"best {metric}", "epochs", "seconds an epoch",
+        f"seeds that reach {NEAR:.0%} of the first's best", "epochs to it", "seconds to it",
+        "seeds that reach all of it", "epochs to it", "seconds to it",
     ]  # fmt: skip
     return format_table(header, rows)
+
+
+def _curves(result: Result, metric: str) -> dict[int, tuple[list[float], float]]:
+    """Of every seed, a validation metric by epoch, and the seconds of an epoch's training."""
+    curves = {}
+    for file, run in zip(result.files, result.runs, strict=True):
+        history = run["history"]
+        if f"validation {metric}" not in history:
+            raise ValueError(
+                f"the result of '{result.config.path.stem}' holds no {metric} of its epochs, only "
+                f"{sorted(name for name in history if name != 'epochs')}"
+            )
+        seed = int(file.stem.removeprefix("seed-"))
+        curves[seed] = history[f"validation {metric}"], run["seconds_per_epoch"]["train"]
+    return curves
 
 
 def trained(configs: Sequence[Config], results: Path) -> list[Result]:

@@ -23,6 +23,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -276,7 +277,7 @@ def limits(ours: Ours, rates: dict[str, float]) -> dict[str, float]:
 # The program -------------------------------------------------------------------------------------
 
 
-def peak_memory(arguments: argparse.Namespace, name: str) -> float:
+def peak_memory(arguments: argparse.Namespace, name: str, options: Mapping[str, str]) -> float:
     """MiB of a process of its own that trains a few steps and ranks once."""
     command = [sys.executable, __file__, "--peak", name, "--dataset", arguments.dataset]
     command += ["--root", arguments.root, "--device", arguments.device]
@@ -285,8 +286,8 @@ def peak_memory(arguments: argparse.Namespace, name: str) -> float:
         command += ["--generate", *map(str, arguments.generate)]
     if arguments.features:
         command += ["--features", *arguments.features]
-    if arguments.set:
-        command += ["--set", *arguments.set]
+    if options:
+        command += ["--set", *(f"{key}={value}" for key, value in options.items())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -391,7 +392,7 @@ def main() -> None:
             known = plain in epochs
             row.append(f"{typical(name, *which) / typical(plain, *which):.2f}" if known else "")
         if not arguments.no_memory:
-            peaks[name] = peak_memory(arguments, name)
+            peaks[name] = peak_memory(arguments, name, experiments[bare].options)
         row.append(f"{peaks[name]:.0f}" if name in peaks else "")
         build = ours[name].build.seconds["graph"] if name in ours else None
         row.append("" if build is None else f"{build:.2f}")

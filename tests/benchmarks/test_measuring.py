@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -29,6 +30,25 @@ def test_it_measures(name, load_script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, *PROGRAMS[name].split(), "--threads", str(threads)])
     program.main()
     assert SHOWN[name] in capsys.readouterr().out
+
+
+def test_memory_is_measured_with_the_options_of_the_run(load_script, monkeypatch, capsys):
+    speed, commands = load_script("speed"), []
+
+    def run(command, **_):
+        commands.append(command)
+        return CompletedProcess(command, 0, stdout="42\n")
+
+    monkeypatch.setattr(speed, "tune_process", lambda: None)
+    monkeypatch.setattr(speed, "subprocess", Namespace(run=run))
+    graph = "--generate 300 100 3000 --steps 2 --epochs 2 --turns 1 --no-common"
+    runs = f"--runs BPRMF:none BPRMF:dvib-a --threads {torch.get_num_threads()}"
+    options = "--set method.rate_weight=0.5"
+    monkeypatch.setattr(sys, "argv", ["speed", *f"{graph} {runs} {options}".split()])
+    speed.main()
+    assert "42" in capsys.readouterr().out
+    plain, dvib = commands
+    assert "--set" not in plain and dvib[-2:] == options.split()
 
 
 @pytest.mark.parametrize("index", ["flat", "dense"])

@@ -1,6 +1,7 @@
 """Figures of sweeps and of convergence, and the numbers beside them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -110,18 +111,20 @@ def test_sweep_refuses(program, make, tmp_path, grid, curves, metric, message):
 
 def test_convergence_counts_to_the_best_of_the_first(program, make, tmp_path):
     plain = "model: LightGCN\ndataset: planted-tiny\n"
-    first = make("a", plain, {"": [[0.1, 0.3, 0.2]]})
-    faster = make("b", plain + "method: dvib-c", {"": [[0.3, 0.4]]}, seconds=2.0)
+    first = make("a", plain, {"": [[0.1, 0.3, 0.2], [0.1, 0.1, 0.1, 0.5]]})
+    faster = make("b", plain + "method: dvib-c", {"": [[0.29, 0.4], [0.2, 0.49]]}, seconds=2.0)
     slower = make("c", plain + "method: dvib-a", {"": [[0.1, 0.2]]})
     output = tmp_path / "figure.svg"
     text = program.convergence([first, faster, slower], tmp_path / "results", output)
     assert "<svg" in output.read_text()
-    rows = [[cell.strip() for cell in line.split("  ") if cell] for line in text.splitlines()[2:]]
-    assert rows == [
-        ["LightGCN", "0.3000", "3", "0.500", "2", "1.0"],
-        ["LightGCN + dvib-c", "0.4000", "2", "2.000", "1", "2.0"],
-        ["LightGCN + dvib-a", "0.2000", "2", "0.500", "never"],
-    ]
+    rows = [re.split(r"  +", line) for line in text.splitlines()[2:]]
+    best = "0.4000 ± 0.1414"
+    assert rows[0][:4] == ["LightGCN", best, "4 ± 1", "0.500 ± 0.000"]
+    assert rows[0][4:] == ["2 of 2", "3 ± 1", "2 ± 1"] * 2
+    best = "0.4450 ± 0.0636"
+    assert rows[1][:4] == ["LightGCN + dvib-c", best, "2 ± 0", "2.000 ± 0.000"]
+    assert rows[1][4:] == ["2 of 2", "2 ± 1", "3 ± 1", "1 of 2", "2", "4"]
+    assert rows[2] == ["LightGCN + dvib-a", "0.2000", "2", "0.500", "0 of 1", "0 of 1"]
     with pytest.raises(
         ValueError, match=r"result of 'a' holds no map@5 .* \['validation recall@20"
     ):
