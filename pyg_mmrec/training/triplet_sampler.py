@@ -113,6 +113,6 @@ class TripletSampler:
         return map(
             Triplets,
             *(ids.split(batch_size) for ids in triplets),
-            occurs.nonzero()[:, 1].split(rank[:, -1].tolist()),
+            occurs.nonzero()[:, 1].contiguous().split(rank[:, -1].tolist()),
             (part.flatten() for part in places.split(batch_size, dim=1)),
         )

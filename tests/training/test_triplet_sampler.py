@@ -86,6 +86,7 @@ def test_batches_know_their_items(monkeypatch: pytest.MonkeyPatch, rows: int, it
     for batch in found_batches:
         found = Triplets(batch.user, batch.positive, batch.negative)
         assert torch.equal(batch.items, found.items) and torch.equal(batch.places, found.places)
+        assert batch.items.is_contiguous()
 
 
 def test_reproducible_by_generator() -> None:
