@@ -55,8 +55,8 @@ class ConstantNoise(nn.Module):
     def forward(self, hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws a perturbation of ``hidden``."""
         if self.kind == "dropout":
-            kept = torch.empty_like(hidden, requires_grad=False)
-            kept.bernoulli_(1 - self.dropout_rate, generator=generator)
+            kept = torch.empty_like(hidden, requires_grad=False).uniform_(generator=generator)
+            kept.lt_(1 - self.dropout_rate)
             return hidden * (kept / (1 - self.dropout_rate) - 1)
         return _noise(self.kind, hidden, self.std, generator)
 

@@ -16,6 +16,7 @@ from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.content_backbone import ContentBackbone, draw_linear_layers
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets, add_delta
 from pyg_mmrec.nn.conv import LightPropagation
+from pyg_mmrec.nn.functional import normalize_rows, unit_dot
 from pyg_mmrec.nn.losses import emb_loss
 from pyg_mmrec.transforms import NormalizeInteractions
 
@@ -151,10 +152,12 @@ class BM3(ContentBackbone):
         """What dropout keeps, in training."""
         if not self.training or self.dropout == 0:
             return None
-        return torch.empty_like(x, requires_grad=False).bernoulli_(1 - self.dropout)
+        return torch.rand_like(x, requires_grad=False).lt_(1 - self.dropout)  # fast on a CPU
 
-    def _target(self, x: Tensor, kept: Tensor | None) -> Tensor:
-        return x.detach() if kept is None else x.detach() * kept / (1 - self.dropout)
+    @staticmethod
+    def _target(x: Tensor, kept: Tensor | None) -> Tensor:
+        """Target of unit length, which what dropout divides by does not change."""
+        return normalize_rows(x.detach() if kept is None else x.detach() * kept)
 
     def encode(
         self,
@@ -178,33 +181,37 @@ class BM3(ContentBackbone):
         terms: dict[str, Tensor] = {}
         if self.contrastive_weight == 0:
             return terms
+        at = self._without_negatives(batch).at
         for name in self.modalities:
-            predicted = f"item/predicted/{name}"
-            contrast = self._distance(predicted, "item/target", stages, batch)
-            contrast = contrast + self._distance(predicted, f"item/target/{name}", stages, batch)
+            # 1 - cos(x, t) + 1 - cos(x, t') is 2 - <x / |x|, t + t'> for unit targets t and t'.
+            target = stages.output["item/target"] + stages.output[f"item/target/{name}"]
+            predicted = stages.output[f"item/predicted/{name}"]
+            contrast = 2 - unit_dot(at("item", predicted), at("item", target))
             mask = stages.output.get(f"item/mask/{name}")
             if mask is not None:
-                has = batch.at("item", mask)[: batch.user.numel()]
+                has = at("item", mask)
                 contrast = (contrast * has).sum() / has.sum().clamp(min=1)
             terms[f"contrast_{name}"] = self.contrastive_weight * contrast.mean()
         return terms
 
     def loss(self, stages: Stages, batch: Triplets) -> dict[str, Tensor]:
         """Distances between predictions and targets, and the norm penalty."""
-        alignment = self._distance("user/predicted", "item/target", stages, batch)
-        alignment = alignment + self._distance("item/predicted", "user/target", stages, batch)
+        at = self._without_negatives(batch).at
+        predicted, target = (
+            {kind: at(kind, stages.output[f"{kind}/{part}"]) for kind in ("user", "item")}
+            for part in ("predicted", "target")
+        )
+        alignment = 2 - unit_dot(predicted["user"], target["item"])
+        alignment -= unit_dot(predicted["item"], target["user"])
         terms = {"alignment": alignment.mean(), **self.perturbed_loss(stages, batch)}
         if "regularization" in stages.output:
             terms["regularization"] = stages.output["regularization"]
         return terms
 
     @staticmethod
-    def _distance(predicted: str, target: str, stages: Stages, batch: Triplets) -> Tensor:
-        """Cosine distance, of each user or positive item."""
-        num = batch.user.numel()  # of positives; negatives are not read
-        batch = replace(batch, negative=batch.negative[:0], places=batch.places[:num])
-        x, y = (batch.at(key, stages.output[key]) for key in (predicted, target))
-        return 1 - nn.functional.cosine_similarity(x, y, dim=-1)
+    def _without_negatives(batch: Triplets) -> Triplets:
+        places = batch.places[: batch.positive.numel()]
+        return replace(batch, negative=batch.negative[:0], places=places)
 
     def vectors(self, stages: Stages) -> tuple[Tensor, Tensor]:
         """The predictions of users and items."""

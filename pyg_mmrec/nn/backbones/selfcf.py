@@ -12,6 +12,7 @@ from pyg_mmrec.data import Adjacency, Graph
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.nn.backbones.lightgcn import LightGCN
 from pyg_mmrec.nn.backbones.stages import EVERY_ROW, Rows, Stages, Triplets
+from pyg_mmrec.nn.functional import normalize_rows, unit_dot
 from pyg_mmrec.nn.losses import l2_loss
 
 
@@ -116,8 +117,8 @@ class SelfCF(LightGCN):
         if self.training and self.dropout > 0:
             for key in ("user", "item"):
                 like = rows.at(key, hidden[f"{key}/embedding"])
-                kept = torch.empty_like(like, requires_grad=False)
-                context[f"{key}/kept"] = kept.bernoulli_(1 - self.dropout)
+                uniform = torch.rand_like(like, requires_grad=False)
+                context[f"{key}/kept"] = uniform.lt_(1 - self.dropout)  # fast on a CPU
         return hidden, context
 
     def encode(
@@ -146,11 +147,10 @@ class SelfCF(LightGCN):
         for key in online:
             if f"{key}/kept" in stages.output:
                 kept = batch.at(key, stages.output[f"{key}/kept"])[: batch.user.numel()]
-                target[key] = target[key] * kept / (1 - self.dropout)
+                target[key] = target[key] * kept  # of any length
 
         def distance(one: str, other: str) -> Tensor:
-            predicted = self.predictor(online[one])
-            return -nn.functional.cosine_similarity(predicted, target[other], dim=-1).mean()
+            return -unit_dot(self.predictor(online[one]), normalize_rows(target[other])).mean()
 
         terms = {"alignment": 0.5 * (distance("user", "item") + distance("item", "user"))}
         if self.reg_weight > 0:
