@@ -283,14 +283,13 @@ def convergence(
 def _curves(result: Result, metric: str) -> dict[int, tuple[list[float], float]]:
     """Of every seed, a validation metric by epoch, and the seconds of an epoch's training."""
     curves = {}
-    for file, run in zip(result.files, result.runs, strict=True):
+    for seed, run in zip(result.seeds, result.runs, strict=True):
         history = run["history"]
         if f"validation {metric}" not in history:
             raise ValueError(
                 f"the result of '{result.config.path.stem}' holds no {metric} of its epochs, only "
                 f"{sorted(name for name in history if name != 'epochs')}"
             )
-        seed = int(file.stem.removeprefix("seed-"))
         curves[seed] = history[f"validation {metric}"], run["seconds_per_epoch"]["train"]
     return curves
 

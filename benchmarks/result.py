@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,27 @@ class Result:
         return *self.variant, *(x for x in self.group if not x.startswith(PROBES))
 
     def lost(self, original: Result, metric: str) -> str:
-        """What the probes took of a test metric, in per cent; nothing if it has no value."""
-        before, after = original.mean("test", metric), self.mean("test", metric)
+        """What the probes took of a test metric, in per cent, of the seeds that both have; nothing
+        if it has no value.
+        """
+        if not set(self.seeds) & set(original.seeds):
+            return ""
+        before = original.of_seeds(self.seeds).mean("test", metric)
+        after = self.of_seeds(original.seeds).mean("test", metric)
         redundant = any(x.startswith(REDUNDANCY) for x in self.group)
         whole = after if redundant else before
         return f"{100 * (before - after) / whole:.1f} %" if whole > 0 else ""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of every run."""
+        return [int(file.stem.removeprefix("seed-")) for file in self.files]
+
+    def of_seeds(self, seeds: Collection[int]) -> Result:
+        """The same with the runs of some seeds alone."""
+        kept = [i for i, seed in enumerate(self.seeds) if seed in seeds]
+        files, runs = ([items[i] for i in kept] for items in (self.files, self.runs))
+        return replace(self, files=files, runs=runs)
 
     def metrics(self) -> list[str]:
         """Published metrics, or those that are mostly read."""

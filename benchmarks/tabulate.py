@@ -8,7 +8,7 @@ data, backbone and preset, the improvement on it, with the average over the back
 every method and its options apart. Of features that were made noisy or redundant, ``lost`` is what
 that took, where the same configuration with the features as they were is given too: relative to the
 value before, as in DVIB's Table 2, or, where columns were added, to the value after, as in its
-Table 3.
+Table 3. All of these compare the seeds that both sides have.
 
 Its p-values are corrected for the number of comparisons in the table (Holm). ``p (users)`` is a
 paired t-test over users, every user's metric averaged over the seeds, ``p (users, bootstrap)`` a
@@ -112,15 +112,19 @@ def make_rows(
                 if base is None:
                     row[-4] = "" if result.method == "none" else "nothing to compare with"
                     continue
-                without_method, _ = mean_and_std(base.values(metric))
+                same, base = result.of_seeds(base.seeds), base.of_seeds(result.seeds)
+                if not same.runs:
+                    row[-4] = "no seed in common"
+                    continue
+                without_method = base.mean("test", metric)
                 if without_method == 0:
                     continue
-                gain = mean / without_method - 1
+                gain = same.mean("test", metric) / without_method - 1
                 row[-4] = f"{100 * gain:+.2f} %"
                 data = result.group[0].removesuffix("_proxy")
                 models = gains.setdefault((data, metric, result.variant), {})
                 models.setdefault(result.group[1], []).append(gain)
-                with_method, without = result.users(metric), base.users(metric)
+                with_method, without = same.users(metric), base.users(metric)
                 if with_method and without and np.array_equal(with_method[0], without[0]):
                     p_of_users, p = compare(with_method[1], without[1])
                     difference = with_method[1].mean(0) - without[1].mean(0)

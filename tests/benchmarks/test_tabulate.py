@@ -122,6 +122,33 @@ def test_what_noisy_features_lose_is_measured_on_the_same_method(program, tmp_pa
     assert "0.3200 [lost 25.0 %]" in program.show(results, ["recall@20"], True, "markdown")[0]
 
 
+def test_an_unfinished_row_is_compared_with_the_same_seeds(program, tmp_path):
+    text = "model: VBPR\ndataset: x\nseeds: 3\n"
+    noisy = "options:\n  data.feature_noise: 0.05\n"
+    users = np.tile([[0.1], [0.2], [0.3]], (1, 4)) + np.linspace(0, 0.01, 4)
+    paths = [
+        write(program, tmp_path, "none", text, [0.1, 0.2, 0.3], users),
+        write(program, tmp_path, "dvib", text + "method: dvib-c\n", [0.11], users[:1] + 0.01),
+        write(program, tmp_path, "noisy", text + noisy, [0.05]),
+        write(program, tmp_path, "fib", text + "method: fib\n", [0.0, 0.4], users[:2]),
+    ]
+    (tmp_path / "results" / "fib" / "seed-1.json").rename(
+        tmp_path / "results" / "fib" / "seed-7.json"
+    )
+    (tmp_path / "results" / "fib" / "seed-0.json").unlink()
+    rows = program.make_rows(read(program, tmp_path, *paths[:3]), ["recall@20"])
+    row = cells(program, rows, method="dvib-c")
+    assert (row["seeds"], row["improvement"]) == ("1 of 3", "+10.00 %")
+    assert row["p (users)"] == "0" and row["p (users and seeds)"] == ""
+    assert cells(program, rows, options="feature_noise 0.05")["lost"] == "50.0 %"
+    config = program.Config.read(paths[3])
+    file = tmp_path / "results" / "fib" / "seed-7.json"
+    content = {**json.loads(file.read_text()), "config": config.experiment({}, 7, "").config()}
+    file.write_text(json.dumps(content))
+    rows = program.make_rows(read(program, tmp_path, paths[0], paths[3]), ["recall@20"])
+    assert cells(program, rows, method="fib")["improvement"] == "no seed in common"
+
+
 def test_averages_tell_options_of_a_method_apart(program, tmp_path):
     paths = []
     for model in ("VBPR", "LightGCN"):
