@@ -152,7 +152,7 @@ class BM3(ContentBackbone):
         """What dropout keeps, in training."""
         if not self.training or self.dropout == 0:
             return None
-        return torch.rand_like(x, requires_grad=False).lt_(1 - self.dropout)  # fast on a CPU
+        return torch.rand_like(x).lt_(1 - self.dropout)  # fast on a CPU
 
     @staticmethod
     def _target(x: Tensor, kept: Tensor | None) -> Tensor:

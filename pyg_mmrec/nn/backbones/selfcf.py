@@ -117,7 +117,7 @@ class SelfCF(LightGCN):
         if self.training and self.dropout > 0:
             for key in ("user", "item"):
                 like = rows.at(key, hidden[f"{key}/embedding"])
-                uniform = torch.rand_like(like, requires_grad=False)
+                uniform = torch.rand_like(like)
                 context[f"{key}/kept"] = uniform.lt_(1 - self.dropout)  # fast on a CPU
         return hidden, context
 
@@ -147,7 +147,7 @@ class SelfCF(LightGCN):
         for key in online:
             if f"{key}/kept" in stages.output:
                 kept = batch.at(key, stages.output[f"{key}/kept"])[: batch.user.numel()]
-                target[key] = target[key] * kept  # of any length
+                target[key] = target[key] * kept  # only its direction is read
 
         def distance(one: str, other: str) -> Tensor:
             return -unit_dot(self.predictor(online[one]), normalize_rows(target[other])).mean()
