@@ -17,8 +17,9 @@ from torch_geometric.metrics import (
     LinkPredPrecision,
     LinkPredRecall,
 )
+from torch_geometric.metrics.link_pred import LinkPredMetricData
 
-from pyg_mmrec.evaluation import FullRanking
+from pyg_mmrec.evaluation import FullRanking, full_ranking
 from pyg_mmrec.retrieval import InnerProduct
 
 NUM_USERS, NUM_ITEMS, KS = 60, 90, (3, 1, 10, 20)
@@ -348,3 +349,14 @@ def test_most_popular_on_real_data(
     metrics = evaluator(InnerProduct(torch.ones(num_users, 1), popularity.view(-1, 1)))
     for k, value in zip((5, 10, 20), expected, strict=True):
         assert round(metrics[f"recall@{k}"], 4) == value
+
+
+@pytest.mark.parametrize("held_out", [1, 4, 5, 9])
+def test_finds_few_and_many_held_out_items_as_pyg_does(held_out):
+    generator = torch.Generator().manual_seed(held_out)
+    lists = torch.stack([torch.randperm(12, generator=generator)[:6] for _ in range(20)])
+    items = torch.stack([torch.randperm(12, generator=generator)[:held_out] for _ in range(20)])
+    row = torch.arange(20).repeat_interleave(held_out)
+    label_index = torch.stack([row, items.flatten()])
+    expected = LinkPredMetricData(lists, label_index).pred_rel_mat
+    assert torch.equal(full_ranking._Lists(lists, label_index).pred_rel_mat, expected)
