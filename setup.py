@@ -40,6 +40,7 @@ SPARSE = ["torch-sparse", "torch-scatter"]
 GPU = ["faiss-gpu"]
 TEST = ["pytest", "pytest-xdist", "hypothesis", "pyyaml", "scipy"]
 DEV = [*TEST, "ruff", "mypy", "types-tqdm", "types-PyYAML"]
+DOCS = ["sphinx", "furo", "myst-parser"]
 BENCHMARKS = ["matplotlib", "optuna", "pyyaml", "scipy"]
 
 setup(
@@ -69,8 +70,9 @@ setup(
         "gpu": GPU,
         "test": TEST,
         "dev": DEV,
+        "docs": DOCS,
         "benchmarks": BENCHMARKS,
-        "full": sorted({*SPARSE, *DEV, *BENCHMARKS}),
+        "full": sorted({*SPARSE, *DEV, *DOCS, *BENCHMARKS}),
     },
     entry_points={"console_scripts": ["pyg-mmrec = pyg_mmrec.cli:main"]},
     zip_safe=False,

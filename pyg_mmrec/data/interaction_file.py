@@ -77,9 +77,10 @@ def read_interactions(
     Args:
         path (str): The file, usually :obj:`<name>.inter`.
         columns (Mapping[str, str], optional): Column names that differ from
-            :obj:`{"user": "userID", "item": "itemID", "label": "x_label", "rating": "rating",
-            "time": "timestamp"}`. The last three are read if present; one that is named here has
-            to be present, and one that is set to :obj:`None` is not read. (default: :obj:`None`)
+            :data:`INTERACTION_COLUMNS`: ``user`` is "userID", ``item`` "itemID", ``label``
+            "x_label", ``rating`` "rating" and ``time`` "timestamp". The last three are read if
+            present; one that is named here has to be present, and one that is set to :obj:`None`
+            is not read. (default: :obj:`None`)
         num_users (int, optional): Number of users. (default: largest id plus one)
         num_items (int, optional): Number of items. (default: largest id plus one)
         num_items_source (str): Where :obj:`num_items` comes from, for error messages.

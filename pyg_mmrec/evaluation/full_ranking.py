@@ -243,8 +243,8 @@ class FullRanking:
         r"""Measures lists that were ranked elsewhere, *e.g.*, by a retrieval index.
 
         Args:
-            items (torch.Tensor): Item ids, best first and different within a row, :obj:`int64
-                [len(self.users), max(ks)]` in the order of :obj:`self.users`; :obj:`-1` where
+            items (torch.Tensor): Item ids, best first and different within a row, :obj:`int64`
+                ``[len(self.users), max(ks)]`` in the order of :obj:`self.users`; :obj:`-1` where
                 a list is shorter.
             per_user (bool, optional): As in a call. (default: :obj:`False`)
 
