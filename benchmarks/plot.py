@@ -8,8 +8,8 @@
 heat map over two; with ``--baseline``, stars say where the difference is more than other users and
 seeds may give. ``convergence`` shows the validation metric of seed 0 over epochs and over
 seconds of training, and how long each configuration takes to the best value of the first. ``dots``
-shows a test metric of every configuration, a line each, beside what is published. What does not
-train is left out of both.
+shows a test metric of every configuration, a line each, beside what is published; ``normalized``
+shows it divided by the model's best, as DVIB's Figure 6. What does not train is left out of these.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text
 
 Point = tuple[str, ...]
+KINDS = ("sweep", "convergence", "dots", "normalized")
 #: The share of the baseline's best value that a run has to reach to be near it.
 NEAR = 0.95
 # Told apart by the colour-blind (Okabe and Ito's colours) and, by line and marker, without colours.
@@ -311,7 +312,9 @@ def trained(configs: Sequence[Config], results: Path) -> list[Result]:
     return found
 
 
-def dots(configs: Sequence[Config], results: Path, metric: str, output: Path) -> str:
+def dots(
+    configs: Sequence[Config], results: Path, metric: str, output: Path, normalize: bool = False
+) -> str:
     """Draws a test metric of every configuration with its standard deviation, and what is
     published; returns the numbers as a table.
 
@@ -321,39 +324,53 @@ def dots(configs: Sequence[Config], results: Path, metric: str, output: Path) ->
         results (pathlib.Path): Folder of the result files.
         metric (str): The test metric.
         output (pathlib.Path): The figure's file; its suffix says the format.
+        normalize (bool, optional): Whether to divide by the best mean of a model's configurations;
+            nothing published is then shown. (default: :obj:`False`)
     """
     found = trained(configs, results)
     names = labels([result.config for result in found])
-    models = list(dict.fromkeys(str(result.config.content["model"]) for result in found))
+    models = [str(result.config.content["model"]) for result in found]
+    values = [result.values(metric) for result in found]
+    published: list[list[float]] = [[] for _ in found]
+    shown = metric
+    if normalize:
+        shown = f"{metric} / best"
+        best = dict.fromkeys(models, 0.0)
+        for model, ours in zip(models, values, strict=True):
+            best[model] = max(best[model], mean_and_std(ours)[0])
+        values = [[x / best[m] for x in ours] for m, ours in zip(models, values, strict=True)]
+    else:
+        for entries, result in zip(published, found, strict=True):
+            blocks = result.config.content.get("published") or []
+            entries.extend(block[metric] for block in blocks if metric in block)
     figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(found)), layout="constrained")
+    order = list(dict.fromkeys(models))
     rows = []
-    for place, (name, result) in enumerate(zip(names, found, strict=True)):
-        mean, std = mean_and_std(result.values(metric))
-        style = LINES[models.index(str(result.config.content["model"])) % len(LINES)]
+    for place, (name, model, ours, theirs) in enumerate(
+        zip(names, models, values, published, strict=True)
+    ):
+        mean, std = mean_and_std(ours)
+        style = LINES[order.index(model) % len(LINES)]
         axes.errorbar(
             mean, place, xerr=std or None, capsize=3, color=style["color"], marker=style["marker"]
         )
-        published = [
-            entry[metric] for entry in result.config.content.get("published") or []
-            if metric in entry
-        ]  # fmt: skip
-        axes.plot(published, [place] * len(published), "k|", markersize=12)
-        beside = ", ".join(f"{value:.4f}" for value in published)
-        rows.append([name, str(len(result.runs)), _text(result.values(metric)), beside])
+        axes.plot(theirs, [place] * len(theirs), "k|", markersize=12)
+        beside = ", ".join(f"{value:.4f}" for value in theirs)
+        rows.append([name, str(len(ours)), _text(ours), beside])
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", color="0.85")
     axes.set_axisbelow(True)
-    axes.set_xlabel(metric + (" (upright lines: published)" if any(row[3] for row in rows) else ""))
+    axes.set_xlabel(shown + (" (upright lines: published)" if any(published) else ""))
     axes.set_title(str(found[0].config.content["dataset"]), fontsize="medium")
     figure.savefig(output, dpi=200)
     plt.close(figure)
-    return format_table(["run", "seeds", metric, "published"], rows)
+    return format_table(["run", "seeds", shown, "published"], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("sweep", "convergence", "dots"))
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument(
@@ -377,11 +394,12 @@ def main() -> None:
             base = Config.read(arguments.baseline) if arguments.baseline else None
             metric = arguments.metric or "ndcg@20"
             print(sweep(configs, arguments.results, metric, base, output))
-        elif arguments.kind == "dots":
-            metric = arguments.metric or "ndcg@20"
-            print(dots(configs, arguments.results, metric, output))
-        else:
+        elif arguments.kind == "convergence":
             print(convergence(configs, arguments.results, output, arguments.metric))
+        else:
+            metric = arguments.metric or "ndcg@20"
+            normalize = arguments.kind == "normalized"
+            print(dots(configs, arguments.results, metric, output, normalize))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(f"\n{output}")

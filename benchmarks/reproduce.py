@@ -24,7 +24,6 @@ from tabulate import FOR_READERS, FORMATS, show
 from pyg_mmrec.evaluation import KS
 
 FIELDS = ("title", "configs", "metrics", "figure")
-FIGURES = ("dots", "convergence", "sweep")
 KNOWN_METRICS = [
     f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map", "hit_ratio") for k in KS
 ]
@@ -64,8 +63,9 @@ class Table:
         if wrong:
             raise ValueError(f"'{path}' has unknown metrics {wrong}; there are {KNOWN_METRICS}")
         figure = content.get("figure")
-        if figure not in (None, *FIGURES):
-            raise ValueError(f"'{path}' needs one of {list(FIGURES)} for 'figure' (got {figure!r})")
+        if figure not in (None, *plot.KINDS):
+            kinds = list(plot.KINDS)
+            raise ValueError(f"'{path}' needs one of {kinds} for 'figure' (got {figure!r})")
         files: dict[Path, Config] = {}
         for pattern in content["configs"]:
             found = [Path(name) for name in sorted(glob(str(path.parent / pattern)))]
@@ -93,7 +93,8 @@ class Table:
             kept = all(f"validation {metric}" in run["history"] for run in runs)
             text = plot.convergence(self.configs, results, output, metric if kept else None)
         else:
-            text = plot.dots(self.configs, results, metric, output)
+            normalize = self.figure == "normalized"
+            text = plot.dots(self.configs, results, metric, output, normalize)
         return f"{text}\n\n{output}"
 
 

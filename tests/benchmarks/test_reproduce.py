@@ -80,7 +80,7 @@ def test_what_has_not_run_is_said(program, rows, monkeypatch, capsys):
     ("old", "new", "message"),
     [
         ("title:", "name:", "needs the fields 'title' and 'configs'"),
-        ("figure: dots", "figure: pie", "needs one of ['dots', 'convergence', 'sweep']"),
+        ("figure: dots", "figure: pie", "needs one of ['sweep', 'convergence', 'dots',"),
         ("figure:", "drawing:", "has unknown fields ['drawing']"),
         ("mostpop.yaml", "mostpops.yaml", "there is no file '../configs/mostpops.yaml'"),
         ("]", "", "is not YAML"),
