@@ -48,8 +48,8 @@ METHODS: dict[str, type[Method]] = {
 }
 #: Names for several methods at once, of :obj:`METHODS`, as they go with a backbone.
 COMBINATIONS: dict[str, Callable[[type[Backbone]], list[Method]]] = {"ibmrec": objectives.ibmrec}
-#: What may be done to the features of data, in this order: a transform, and the option of it whose
-#: value asks for it.
+#: What may be done to the features of data, in this order, as a transform and the option of it
+#: whose value asks for it.
 FEATURE_TRANSFORMS: dict[str, tuple[type[BaseTransform], str]] = {
     "scale_features": (ScaleFeatures, "method"),
     "feature_noise": (AddFeatureNoise, "std"),

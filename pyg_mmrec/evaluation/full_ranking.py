@@ -131,7 +131,7 @@ class FullRanking:
 
         label_user, label_item = label_key // num_items, label_key % num_items
         excluded_count = torch.bincount(excluded_key // num_items, minlength=num_users)
-        #: Ids of the users with held-out items, ascending: the rows of per-user results.
+        #: Ids of the users with held-out items, ascending, the rows of per-user results.
         self.users, count = label_user.unique_consecutive(return_counts=True)
         self._exclude = (cumsum(excluded_count), excluded_key % num_items)
         row = torch.arange(self.users.numel(), device=label_user.device).repeat_interleave(count)

@@ -40,7 +40,7 @@ class Backbone(nn.Module, ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}, "mmrec": {}}
     #: Training options that its paper trains with, where they are not the defaults.
     training_defaults: ClassVar[dict[str, Any]] = {}
-    #: How often :meth:`sample_graph` draws another training graph: "never", "epoch" or "step".
+    #: How often :meth:`sample_graph` draws another training graph, "never", "epoch" or "step".
     graph_sampling: ClassVar[str] = "never"
     #: Whether :meth:`fuse` can be asked for some rows, and :meth:`encode` then leaves the others
     #: out of output and compared tensors, though hidden layers have every row; :attr:`rowwise`

@@ -118,7 +118,7 @@ class BM3(ContentBackbone):
 
     @property
     def rowwise(self) -> bool:
-        """True: the modalities meet the propagated vectors row by row."""
+        """True, as the modalities meet the propagated vectors row by row."""
         return True
 
     def fuse(

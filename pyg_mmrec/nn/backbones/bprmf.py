@@ -62,7 +62,7 @@ class BPRMF(Backbone):
 
     @property
     def rowwise(self) -> bool:
-        """True: nothing is propagated."""
+        """True, as nothing is propagated."""
         return True
 
     def fuse(

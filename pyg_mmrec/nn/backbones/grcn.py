@@ -140,7 +140,7 @@ class GRCN(ContentBackbone):
 
     @property
     def rowwise(self) -> bool:
-        """True: the content joins the IDs after all propagation."""
+        """True, as the content joins the IDs after all propagation."""
         return True
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ class VBPR(ContentBackbone):
 
     @property
     def rowwise(self) -> bool:
-        """True: nothing is propagated."""
+        """True, as nothing is propagated."""
         return True
 
     @property

@@ -33,7 +33,7 @@ class Method(nn.Module):
     #: Whether :meth:`terms` reads hidden layers by ``batch.at``, which fails where a backbone that
     #: :attr:`~pyg_mmrec.nn.backbones.Backbone.gathers_output` has every row of them.
     reads_hidden: bool = True
-    #: Whether an objective has it: what :meth:`attach` built is of that one's backbone.
+    #: Whether an objective has it, to whose backbone belongs what :meth:`attach` built.
     attached: bool = False
 
     @property
