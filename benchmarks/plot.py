@@ -81,19 +81,35 @@ def check_same_data(configs: Sequence[Config]) -> None:
         raise ValueError(f"what is compared needs to be of one data set (got {', '.join(names)})")
 
 
-def read_points(config: Config, results: Path) -> dict[Point, Result]:
-    """What there is, by the point of the grid.
+def swept(config: Config) -> dict[str, list[str]]:
+    """Options of the grid that have several values, with these.
 
     Raises:
-        ValueError: If the configuration has no grid of one or two options, or no run has finished.
+        ValueError: If they are not one or two.
     """
-    options = list(config.content.get("grid") or {})
+    grid = config.content.get("grid") or {}
+    options = {
+        name: [option_text(x) for x in values] for name, values in grid.items() if len(values) > 1
+    }
     if len(options) not in (1, 2):
         raise ValueError(
             f"a sweep is drawn over one or two options, and the 'grid' of '{config.path}' has "
-            f"{options or 'none'}"
+            f"{list(options) or 'none'} with several values"
         )
-    found = {tuple(result.point.values()): result for result in Result.of_points(config, results)}
+    return options
+
+
+def read_points(config: Config, results: Path) -> dict[Point, Result]:
+    """What there is, by the values of the options that are swept.
+
+    Raises:
+        ValueError: If these are not one or two, or no run has finished.
+    """
+    options = swept(config)
+    found = {
+        tuple(result.point[name] for name in options): result
+        for result in Result.of_points(config, results)
+    }
     if not found:
         raise ValueError(f"no run of '{config.path.stem}' has finished")
     return found
@@ -121,7 +137,7 @@ def sweep(
     """Draws one picture per configuration, side by side; returns the numbers as tables.
 
     Args:
-        configs (list[Config]): Configurations with a grid of one or two options.
+        configs (list[Config]): Their grids have one or two options of several values.
         results (pathlib.Path): Folder of the result files.
         metric (str): The test metric.
         baseline (Config, optional): What the points are compared with.
@@ -144,10 +160,8 @@ def sweep(
     for config, points, values, axes in zip(
         configs, all_points, all_values, all_axes[0], strict=True
     ):
-        names = [name.split(".", 1)[1] for name in config.content["grid"]]
-        ticks = [
-            [option_text(value) for value in options] for options in config.content["grid"].values()
-        ]
+        names = [name.split(".", 1)[1] for name in swept(config)]
+        ticks = list(swept(config).values())
         seeds = max(map(len, values.values()))
         shown = [f"{label(config)} on {config.content['dataset']}, {metric}, {seeds} seed(s)"]
         marks: dict[Point, str] = {}

@@ -60,6 +60,16 @@ def test_sweep_over_one_option(program, make, tmp_path):
     assert ["1", "0.1500", "±", "0.0707"] in lines and ["2", "0.3000", "±", "0.0000"] in lines
 
 
+def test_an_option_of_one_value_is_not_swept(program, make, tmp_path):
+    text = SWEEP.replace("grid:\n", "grid:\n  model.reg_weight: [0.5]\n")
+    curves = {"reg_weight=0.5,num_layers=1": [[0.1]], "reg_weight=0.5,num_layers=2": [[0.3]]}
+    config = make("s", text, curves)
+    output = tmp_path / "figure.png"
+    text = program.sweep([config], tmp_path / "results", "ndcg@20", None, output)
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[1][0] == "num_layers" and lines[3:] == [["1", "0.1000"], ["2", "0.3000"]]
+
+
 def test_a_sweep_compares_the_same_seeds(program, make, tmp_path):
     config = make("s", SWEEP, {"num_layers=1": [[0.1]], "num_layers=2": [[0.3], [0.1], [0.1]]})
     text = program.sweep([config], tmp_path / "results", "ndcg@20", None, tmp_path / "figure.png")
