@@ -17,7 +17,8 @@ of seeds. ``p (users and seeds)`` sees both, other users and other seeds, and is
 configuration has run only once.
 What is equal in all rows stands above the table; ``--wide`` gives each metric a column, with stars
 for ``p (users and seeds)``. ``--test-picking`` shows instead, for configurations with a grid, what
-picking its point on test would have added to picking it on validation.
+picking its point on test would have added to picking it on validation; ``--false-alarms`` how often
+the tests tell two halves of the seeds of one and the same setting apart.
 """
 
 from __future__ import annotations
@@ -170,6 +171,36 @@ def compare_picking(configs: Sequence[Config], results: Path) -> tuple[list[str]
         raise ValueError("none of the configurations has a grid of which two points have finished")
     header = ["configuration", "points", "metric", "picked on validation", "picked on test"]
     return [*header, "test-picking adds"], rows
+
+
+def count_false_alarms(
+    configs: Sequence[Config], results: Path, metric: str
+) -> tuple[list[str], list[list[str]]]:
+    """How often the first two seeds of a setting differ from the next two at p < 0.05: header and
+    one row per data set and for all of them.
+
+    Raises:
+        ValueError: If no setting has four seeds with the metric of every user, or a file is the
+            result of another configuration.
+    """
+    alarms: dict[str, list[tuple[bool, ...]]] = {}
+    for config in configs:
+        points = Result.of_points if config.sweep else lambda *where: [Result.read(*where)]
+        for result in points(config, results):
+            users = result.users(metric)
+            if users is not None and len(users[1]) >= 4:
+                p_values = compare(users[1][:2], users[1][2:4])
+                group = alarms.setdefault(str(config.content["dataset"]), [])
+                group.append(tuple(p is not None and p < 0.05 for p in p_values))
+    if not alarms:
+        raise ValueError(f"no setting has four seeds with the {metric} of every user")
+    alarms["all"] = [found for group in alarms.values() for found in group]
+    rows = []
+    for name, group in alarms.items():
+        shares = [f"{100 * share:.1f} %" for share in np.mean(group, axis=0)]
+        rows.append([name, str(len(group)), *shares])
+    header = ["data", "settings", f"{metric}, p (users) < 0.05", "p (users and seeds) < 0.05"]
+    return header, rows
 
 
 def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
@@ -331,11 +362,20 @@ def main() -> None:
         "--test-picking", action="store_true",
         help="instead: what picking points of the grids on test would have added",
     )  # fmt: skip
+    parser.add_argument(
+        "--false-alarms", action="store_true",
+        help="instead: how often two halves of a setting's seeds are told apart",
+    )  # fmt: skip
     arguments = parser.parse_args()
     try:
         configs = [Config.read(path) for path in arguments.configs]
-        if arguments.test_picking:
-            header, lines = compare_picking(configs, arguments.results)
+        if arguments.test_picking or arguments.false_alarms:
+            metric = (arguments.metrics or ["recall@20"])[0]
+            header, lines = (
+                compare_picking(configs, arguments.results)
+                if arguments.test_picking
+                else count_false_alarms(configs, arguments.results, metric)
+            )
             print(FORMATS[arguments.format](lines, header))
             return
         results = [Result.read(config, arguments.results) for config in configs]

@@ -207,6 +207,26 @@ def test_what_picking_on_test_adds(program, tmp_path):
         program.compare_picking(configs[:1], tmp_path / "results")
 
 
+def test_false_alarms_are_of_one_settings_seeds(program, tmp_path):
+    text = "model: VBPR\ndataset: x\n"
+    same = np.random.default_rng(0).random((1, 50)).repeat(5, axis=0)
+    shifted = same.copy()
+    shifted[:2] += 0.5
+    scattered = same + np.array([0.0, 0.5, 0.1, 0.1, 0.9])[:, None]  # the fifth is not looked at
+    paths = [
+        write(program, tmp_path, name, text, [0.1] * len(users), users)
+        for name, users in [
+            ("same", same), ("shifted", shifted), ("scattered", scattered), ("few", shifted[:3])
+        ]
+    ]  # fmt: skip
+    configs = [program.Config.read(path) for path in paths]
+    header, rows = program.count_false_alarms(configs, tmp_path / "results", "recall@20")
+    assert header[2].startswith("recall@20")
+    assert rows == [["x", "3", "66.7 %", "33.3 %"], ["all", "3", "66.7 %", "33.3 %"]]
+    with pytest.raises(ValueError, match="four seeds with the recall@20 of every user"):
+        program.count_false_alarms(configs[3:], tmp_path / "results", "recall@20")
+
+
 def test_a_sweep_is_picked_from_by_the_mean_over_the_seeds_of_every_point(program, tmp_path):
     text = "model: VBPR\ndataset: x\nsweep: true\nseeds: 3\ngrid:\n  model.reg_weight: [1, 2]\n"
     for point, values in enumerate(([0.3, 0.1], [0.2, 0.25, 0.9])):
