@@ -35,6 +35,7 @@ from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text
 
 Point = tuple[str, ...]
+#: The kinds of figures.
 KINDS = ("sweep", "convergence", "dots", "normalized")
 #: The share of the baseline's best value that a run has to reach to be near it.
 NEAR = 0.95
@@ -160,8 +161,8 @@ def sweep(
     for config, points, values, axes in zip(
         configs, all_points, all_values, all_axes[0], strict=True
     ):
-        names = [name.split(".", 1)[1] for name in swept(config)]
-        ticks = list(swept(config).values())
+        options = swept(config)
+        names, ticks = [name.split(".", 1)[1] for name in options], list(options.values())
         seeds = max(map(len, values.values()))
         shown = [f"{label(config)} on {config.content['dataset']}, {metric}, {seeds} seed(s)"]
         marks: dict[Point, str] = {}
@@ -345,18 +346,18 @@ def dots(
     names = labels([result.config for result in found])
     models = [str(result.config.content["model"]) for result in found]
     values = [result.values(metric) for result in found]
-    published: list[list[float]] = [[] for _ in found]
+    published = [
+        [block[metric] for block in result.config.content.get("published") or [] if metric in block]
+        for result in found
+    ]
     shown = metric
     if normalize:
+        published = [[] for _ in found]
         shown = f"{metric} / best"
         best = dict.fromkeys(models, 0.0)
         for model, ours in zip(models, values, strict=True):
             best[model] = max(best[model], mean_and_std(ours)[0])
         values = [[x / best[m] for x in ours] for m, ours in zip(models, values, strict=True)]
-    else:
-        for entries, result in zip(published, found, strict=True):
-            blocks = result.config.content.get("published") or []
-            entries.extend(block[metric] for block in blocks if metric in block)
     figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(found)), layout="constrained")
     order = list(dict.fromkeys(models))
     rows = []

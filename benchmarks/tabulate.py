@@ -358,24 +358,25 @@ def main() -> None:
         help="a column per metric: ours, and the improvement with * for p < 0.05, ** for p < 0.01 "
         "over users and seeds",
     )  # fmt: skip
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--test-picking", action="store_true",
         help="instead: what picking points of the grids on test would have added",
     )  # fmt: skip
-    parser.add_argument(
+    instead.add_argument(
         "--false-alarms", action="store_true",
         help="instead: how often two halves of a setting's seeds are told apart",
     )  # fmt: skip
     arguments = parser.parse_args()
     try:
         configs = [Config.read(path) for path in arguments.configs]
-        if arguments.test_picking or arguments.false_alarms:
+        if arguments.test_picking:
+            header, lines = compare_picking(configs, arguments.results)
+            print(FORMATS[arguments.format](lines, header))
+            return
+        if arguments.false_alarms:
             metric = (arguments.metrics or ["recall@20"])[0]
-            header, lines = (
-                compare_picking(configs, arguments.results)
-                if arguments.test_picking
-                else count_false_alarms(configs, arguments.results, metric)
-            )
+            header, lines = count_false_alarms(configs, arguments.results, metric)
             print(FORMATS[arguments.format](lines, header))
             return
         results = [Result.read(config, arguments.results) for config in configs]

@@ -131,7 +131,7 @@ class Triplets(Rows):
 
     @property
     def rows(self) -> SomeRows:
-        """The rows that suffice for the batch, its users, and its items, each once."""
+        """The rows that suffice for the batch, of its users and, each once, of its items."""
         return SomeRows(self.user, self.items)
 
     @property
