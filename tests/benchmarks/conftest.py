@@ -1,10 +1,15 @@
 """Benchmark scripts as modules."""
 
 import importlib.util
+import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
+
+from pyg_mmrec.cli import main
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -34,3 +39,15 @@ def load_script():
         if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
             del sys.modules[name]
     sys.modules.update({name: x for name, x in modules.items() if name not in sys.modules})
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Runs of a queue train in this process, one at a time, which saves the imports of each."""
+
+    def run(command, **_):
+        with redirect_stdout(StringIO()):
+            code = main(list(map(str, command[command.index("train") :])))
+        return subprocess.CompletedProcess(command, code, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)

@@ -45,13 +45,13 @@ def run(program, monkeypatch, table, *more):
     folder = table.parent.parent
     monkeypatch.setattr(
         program.sys, "argv",
-        ["reproduce.py", str(table), "--jobs", "2", "--results", str(folder / "results"),
+        ["reproduce.py", str(table), "--results", str(folder / "results"),
          "--work", str(folder / "work"), "--figures", str(folder / "figures"), *more],
     )  # fmt: skip
     return program.main()
 
 
-def test_one_command_runs_shows_and_draws(program, rows, monkeypatch, capsys):
+def test_one_command_runs_shows_and_draws(program, rows, trained_here, monkeypatch, capsys):
     assert run(program, monkeypatch, rows) == 0
     text = capsys.readouterr().out
     text = text[text.index("A table\n") :]  # after the runs

@@ -106,7 +106,7 @@ def test_a_sweep_trains_all_seeds_at_every_point_seed_by_seed(
     assert trained[4:] == [("1", 2), ("2", 2)]
 
 
-def test_a_run_that_another_process_trains_is_left_out(config, tmp_path, program):
+def test_a_run_that_another_process_trains_is_left_out(config, tmp_path, program, trained_here):
     fcntl = pytest.importorskip("fcntl")
     config.write_text(CONFIG.replace("seeds: 2", "seeds: 1"))
     results, work = tmp_path / "results", tmp_path / "work"
