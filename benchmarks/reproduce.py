@@ -4,8 +4,9 @@
 
 A table (YAML) has a ``title``, the ``configs`` of its rows (files or patterns, seen from its own
 folder), maybe the ``metrics`` to show, and maybe a ``figure`` of the first metric: ``dots``, a line
-per configuration; ``convergence``; or ``sweep``, of the configurations that are sweeps, beside the
-first other one of the same model. With ``--show``, nothing is run.
+per configuration; ``normalized``, the same by the best of its model; ``convergence``; or ``sweep``,
+of the configurations that are sweeps, beside the first other one of the same model. With
+``--show``, nothing is run.
 """
 
 from __future__ import annotations
