@@ -326,6 +326,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = make_parser()
     arguments = parser.parse_args()
+    for name, low in (("threads", 1), ("steps", 1), ("epochs", 2), ("turns", 1)):
+        if getattr(arguments, name) < low:
+            parser.error(f"'--{name}' needs to be {low} or more (got {getattr(arguments, name)})")
     torch.set_num_threads(arguments.threads)
     tune_process()
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # of the common way's matrices

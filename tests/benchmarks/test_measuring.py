@@ -91,11 +91,18 @@ def test_the_parts_of_a_step_are_those_of_the_trainer(name, option, load_script)
     assert by_parts.steps > 1 and set(parts) <= set(speed.PARTS)
 
 
-def test_the_common_way_is_not_timed_beside_another_device(load_script, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--device", "cuda"], "'--device' needs to be cpu beside the common way (got cuda)"),
+        (["--epochs", "1"], "'--epochs' needs to be 2 or more (got 1)"),
+    ],
+)
+def test_what_cannot_be_timed_is_told(wrong, message, load_script, monkeypatch, capsys):
     speed = load_script("speed")
     monkeypatch.setattr(speed, "tune_process", lambda: None)  # for a whole process
     arguments = [*PROGRAMS["speed"].split(), "--threads", str(torch.get_num_threads())]
-    monkeypatch.setattr(sys, "argv", ["speed", *arguments, "--device", "cuda"])
+    monkeypatch.setattr(sys, "argv", ["speed", *arguments, *wrong])
     with pytest.raises(SystemExit, match="2"):
         speed.main()
-    assert "'--device' needs to be cpu beside the common way (got cuda)" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
