@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+
+class _Norm(torch.autograd.Function):
+    """Frobenius norm with its gradient, E / |E| or 0, in one pass, where autograd makes three."""
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(embedding)
+        ctx.save_for_backward(embedding, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        embedding, norm = ctx.saved_tensors
+        return embedding * torch.where(norm == 0, 0.0, grad / norm)
+
+
+def _norms(embeddings: tuple[Tensor, ...]) -> Tensor:
+    if not embeddings:
+        raise ValueError("'embeddings' needs at least one matrix (got none)")
+    return torch.stack([_Norm.apply(embedding) for embedding in embeddings])
 
 
 def emb_loss(*embeddings: Tensor) -> Tensor:
@@ -20,10 +43,7 @@ def emb_loss(*embeddings: Tensor) -> Tensor:
     Raises:
         ValueError: If none is given.
     """
-    if not embeddings:
-        raise ValueError("'embeddings' needs at least one matrix (got none)")
-    norms = torch.stack([torch.linalg.vector_norm(embedding) for embedding in embeddings])
-    return norms.sum() / embeddings[-1].size(0)
+    return _norms(embeddings).sum() / embeddings[-1].size(0)
 
 
 def l2_loss(*embeddings: Tensor) -> Tensor:
@@ -35,9 +55,7 @@ def l2_loss(*embeddings: Tensor) -> Tensor:
     Raises:
         ValueError: If none is given.
     """
-    if not embeddings:
-        raise ValueError("'embeddings' needs at least one matrix (got none)")
-    return 0.5 * torch.stack([embedding.square().sum() for embedding in embeddings]).sum()
+    return 0.5 * _norms(embeddings).square().sum()
 
 
 class EmbLoss(nn.Module):

@@ -30,7 +30,9 @@ def test_half_the_squares_without_an_average(matrices):
 
 @pytest.mark.parametrize("function", [emb_loss, l2_loss])
 def test_gradcheck(function, matrices):
-    assert torch.autograd.gradcheck(function, [x.requires_grad_() for x in matrices])
+    matrices = [x.requires_grad_() for x in matrices]
+    assert torch.autograd.gradcheck(function, matrices)
+    assert torch.autograd.gradgradcheck(function, matrices)
 
 
 @pytest.mark.parametrize("function", [emb_loss, l2_loss])
