@@ -32,9 +32,9 @@ class _Refine(torch.autograd.Function):
         h, x_0, norm, norm_0, cosine = ctx.saved_tensors
         along = (grad * h).sum(-1, keepdim=True)
         cross = along / (norm * norm_0)
-        grad_h = torch.addcmul(cosine * grad, cross, x_0)
-        grad_h = torch.addcmul(grad_h, -along * cosine / norm.square(), h)
-        grad_0 = torch.addcmul(cross * h, -along * cosine / norm_0.square(), x_0)
+        grad_h = (cosine * grad).addcmul_(cross, x_0)
+        grad_h.addcmul_(-along * cosine / norm.square(), h)
+        grad_0 = (cross * h).addcmul_(-along * cosine / norm_0.square(), x_0)
         return grad_h, grad_0
 
 
