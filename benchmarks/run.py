@@ -37,6 +37,8 @@ HERE = Path(__file__).resolve().parent
 #: Test metrics that are kept of every user, beside the published ones; those at 5 are also kept of
 #: every epoch, on validation, beside the one that picks.
 KEPT = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
+#: Models that do not train, nor draw anything: every seed of theirs gives the same.
+UNTRAINED = ("MostPop", "ItemKNN")
 FIELDS = (
     "model", "dataset", "method", "preset", "options", "grid", "sweep", "seeds", "note",
     "published",
@@ -291,7 +293,8 @@ def run(
     Args:
         configs (list[Config]): Configurations.
         around (Surroundings): What their runs share.
-        seeds (int, optional): Number of seeds; without it, what the configuration says, or 1.
+        seeds (int, optional): Number of seeds of models that train; without it, what the
+            configuration says, or 1.
         jobs (int, optional): Runs at a time.
     """
     failed: list[str] = []
@@ -299,6 +302,9 @@ def run(
     bar = tqdm(total=0, unit="run")
     waiting: dict[Future[dict[str, Any]], tuple[Config, dict[str, str], int]] = {}
     searches: dict[Config, dict[Path, float]] = {config: {} for config in configs}
+
+    def number(config: Config) -> int:
+        return 1 if config.content["model"] in UNTRAINED else seeds or config.seeds
 
     def submit(config: Config, points: list[dict[str, str]], numbers: Iterable[int]) -> None:
         for seed, point in itertools.product(numbers, points):
@@ -308,7 +314,7 @@ def run(
 
     try:
         for config in configs:
-            submit(config, config.points(), range(seeds or config.seeds) if config.sweep else [0])
+            submit(config, config.points(), range(number(config)) if config.sweep else [0])
         while waiting:
             future = next(as_completed(waiting))
             config, point, seed = waiting.pop(future)
@@ -327,7 +333,7 @@ def run(
             found[config.folder(point)] = value
             if len(found) == len(points):  # no search is concluded without all of its points
                 best = max(points, key=lambda point: found[config.folder(point)])  # ties: the first
-                submit(config, [best], range(1, seeds or config.seeds))
+                submit(config, [best], range(1, number(config)))
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt nothing new begins
         bar.close()

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from comparison import bootstrap, compare, holm, stars
 from result import PROBES, Result
-from run import HERE, Config
+from run import HERE, UNTRAINED, Config
 
 from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text
@@ -42,8 +42,6 @@ HEADER = [
     "data", "model", "method", "preset", "options", "seeds", "metric", "ours", "published",
     "ours is", "lost", "improvement", "p (users)", "p (users, bootstrap)", "p (users and seeds)",
 ]  # fmt: skip
-#: Models that stand in every table, and do not train.
-UNTRAINED = ("MostPop", "ItemKNN")
 
 
 def make_rows(

@@ -106,6 +106,14 @@ def test_a_sweep_trains_all_seeds_at_every_point_seed_by_seed(
     assert trained[4:] == [("1", 2), ("2", 2)]
 
 
+def test_what_does_not_train_runs_once(config, tmp_path, program, trained_here):
+    config.write_text("model: MostPop\ndataset: planted-tiny\nseeds: 2\n")
+    results = tmp_path / "results"
+    folders = ["--results", results, "--work", tmp_path / "work"]
+    assert program("run", config, "--seeds", 3, *folders).returncode == 0
+    assert [file.name for file in results.rglob("*.json")] == ["seed-0.json"]
+
+
 def test_a_run_that_another_process_trains_is_left_out(config, tmp_path, program, trained_here):
     fcntl = pytest.importorskip("fcntl")
     config.write_text(CONFIG.replace("seeds: 2", "seeds: 1"))
