@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.export import register_dataclass
+from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
+
+_Tree = TypeVar("_Tree")
+
+
+def moved(tree: _Tree, device: torch.device | str, non_blocking: bool = False) -> _Tree:
+    """A copy of a pytree on another device, in which those share a tensor that did before."""
+    copies: dict[int, Tensor] = {}
+
+    def move(tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.to(device, non_blocking=non_blocking)
+        return copies[id(tensor)]
+
+    return pytree.tree_map_only(Tensor, move, tree)
 
 
 def _sorted_rowptr(sorted_index: Tensor, size: int) -> Tensor:
@@ -149,6 +165,10 @@ class Adjacency:
         by_target = (self.rowptr, self.col, self.weight, self.perm)
         by_source = (self.rowptr_t, self.col_t, self.weight_t, self.perm_t)
         return Adjacency(*by_source, *by_target)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Adjacency:
+        """A copy of the graph on another device; both orders share what they shared."""
+        return moved(self, device, non_blocking)
 
     def with_weight(self, weight: Tensor) -> Adjacency:
         """The same edges with other weights ``[num_edges]``, in the order of :attr:`edge_index`.

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType
 
-from pyg_mmrec.data.adjacency import Adjacency
+from pyg_mmrec.data.adjacency import Adjacency, moved
 from pyg_mmrec.data.modality import modalities
 
 INTERACTS: EdgeType = ("user", "interacts", "item")
@@ -179,14 +179,7 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """A copy of the graph on another device."""
-        moved: dict[int, Tensor] = {}  # both directions of a graph share their tensors
-
-        def move(tensor: Tensor) -> Tensor:
-            if id(tensor) not in moved:
-                moved[id(tensor)] = tensor.to(device)
-            return moved[id(tensor)]
-
-        return pytree.tree_map_only(Tensor, move, self)
+        return moved(self, device)
 
 
 register_dataclass(Graph)

@@ -372,9 +372,9 @@ class _BackboneCheck(Check):
         scores = backbone.scores(stages, graph, users)
         shape = [users.numel(), graph.num_items]
         self.require(
-            list(scores.shape) == shape and finite(scores),
-            f"'scores' needs to return finite values of shape [users, items], {shape} "
-            f"(got {list(scores.shape)})",
+            list(scores.shape) == shape and finite(scores[scores != -torch.inf]),
+            f"'scores' needs to return numbers, or -inf of what is no candidate, of shape [users, "
+            f"items], {shape} (got {list(scores.shape)})",
         )
         self.require(
             close(backbone.scores(stages, graph, users.flip(0)), scores.flip(0)),

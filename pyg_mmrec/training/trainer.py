@@ -52,8 +52,8 @@ class Trainer:
             on from, such as where its first weights come from; plain values by name.
 
     Raises:
-        ValueError: If the data lack held-out interactions, or the metric or the backbone's
-            ``graph_sampling`` is unknown.
+        ValueError: If the data are of other sizes than the backbone, or lack held-out
+            interactions, or the metric or the backbone's ``graph_sampling`` is unknown.
 
     .. note::
         ``options.seed`` covers what the trainer draws. Weights drawn by the backbone's constructor
@@ -77,6 +77,14 @@ class Trainer:
         self.progress = progress
         self.history = History()
 
+        for kind, size in (
+            ("user", self.backbone.num_users), ("item", self.backbone.num_items)
+        ):  # fmt: skip
+            if data[kind].num_nodes != size:
+                raise ValueError(
+                    f"the backbone needs data of {size} {kind}s (got {data[kind].num_nodes}): "
+                    f"build it by 'from_data' of the same data"
+                )
         parameters = list(objective.parameters())
         edges = data["user", "interacts", "item"].edge_index
         self.device = parameters[0].device if parameters else edges.device

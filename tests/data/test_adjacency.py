@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
 
 from pyg_mmrec.data import Adjacency
 from pyg_mmrec.data.adjacency import on_shared_edges
@@ -212,3 +213,12 @@ def test_shared_edges_need_graphs_of_one_size(sizes):
     graphs = [Adjacency.from_edge_index(edge_index, size=size) for size in sizes]
     with pytest.raises(ValueError, match="one or more graphs of the same size"):
         on_shared_edges(graphs)
+
+
+def test_it_moves_with_the_data_that_hold_it():
+    edge_index = torch.tensor([[0, 1], [1, 0]])
+    graph = Adjacency.from_edge_index(edge_index, size=(2, 2), symmetric=True)
+    moved = Data(x=torch.ones(2, 1), graph=graph).to("meta").graph
+    assert all(x.device.type == "meta" for x in pytree.tree_leaves(moved))
+    assert moved.weight is moved.weight_t and moved.col is moved.col_t
+    assert graph.to("cpu").edge_index.equal(graph.edge_index)

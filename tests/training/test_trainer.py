@@ -379,6 +379,12 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         TrainingOptions(**options)
 
 
+def test_data_of_other_sizes_are_refused(data: HeteroData) -> None:
+    backbone = LightGCN(data["user"].num_nodes, data["item"].num_nodes + 1)
+    with pytest.raises(ValueError, match=r"the backbone needs data of \d+ items \(got \d+\)"):
+        Trainer(Objective(backbone), data, OPTIONS, progress=False)
+
+
 def test_unknown_metric_and_split_are_refused(data: HeteroData) -> None:
     with pytest.raises(ValueError, match=r"'metric' needs to be one of .*\(got 'recall@7'\)"):
         Trainer(lightgcn(data), data, TrainingOptions(metric="recall@7"))

@@ -94,12 +94,17 @@ class Backbone(nn.Module, ABC):
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
         """The options of the class, by name: constructor arguments that data do not determine."""
-        parameters = dict(inspect.signature(cls).parameters)
-        return {
-            name: parameter
-            for name, parameter in parameters.items()
-            if name not in ("num_users", "num_items", "in_channels", "features")
-        }
+        found: dict[str, inspect.Parameter] = {}
+        for constructor in (
+            vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)
+        ):
+            parameters = list(inspect.signature(constructor).parameters.values())[1:]
+            named = [x for x in parameters if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)]
+            found = {**{x.name: x for x in named}, **found}
+            if all(x.kind != x.VAR_KEYWORD for x in parameters):
+                break  # else it hands options on
+        determined = ("num_users", "num_items", "in_channels", "features")
+        return {name: x for name, x in found.items() if name not in determined}
 
     @classmethod
     def _sizes(cls, data: HeteroData, names: Sequence[str] | None) -> dict[str, Any]:
@@ -223,7 +228,9 @@ class Backbone(nn.Module, ABC):
         return stages.output["user"], stages.output["item"]
 
     def scores(self, stages: Stages, graph: Graph, users: Tensor) -> Tensor:
-        """Scores of all items for some users, ``[len(users), num_items]``."""
+        r"""Scores of all items for some users, ``[len(users), num_items]``; :math:`-\infty` of an
+        item that is no candidate.
+        """
         user, item = self.vectors(stages)
         return user.index_select(0, users) @ item.t()
 

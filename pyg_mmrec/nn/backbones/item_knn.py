@@ -27,8 +27,9 @@ class ItemKNN(Backbone):
         s_{ui} = \sum_{j \in \mathcal{I}_u \cap \mathcal{N}_k(i)} \cos(i, j)
 
     over the user's training items :math:`j` among the :math:`k` items most similar to :math:`i`
-    by their users. Nothing is trained: a backbone that ranks worse is suspect. Its scores are no
-    inner product of short vectors.
+    by their users. An item without any of them is no candidate, :math:`s_{ui} = -\infty`: ties are
+    ranked by id, and ids may tell when an item came. Nothing is trained: a backbone that ranks
+    worse is suspect. The scores are no inner product of short vectors.
 
     Args:
         num_users (int): Number of users.
@@ -90,4 +91,5 @@ class ItemKNN(Backbone):
         place = torch.arange(row.numel(), device=row.device) - first[row] + start[row]
         profile = similar.weight.new_zeros(self.num_items, users.numel())
         profile[to_user.col[place].long(), row] = 1.0
-        return spmm(similar, profile).t()
+        scores = spmm(similar, profile).t()
+        return scores.masked_fill(scores == 0, -torch.inf)

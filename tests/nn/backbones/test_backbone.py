@@ -47,6 +47,17 @@ def test_an_unknown_option_is_refused_with_the_right_ones(tiny, cls, options):
         )
 
 
+def test_a_constructor_that_hands_options_on_has_them(tiny):
+    class Own(LightGCN):
+        def __init__(self, *args, scale=1.0, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.scale = scale
+
+    backbone = Own.from_data(tiny, num_layers=3, scale=2.0)
+    assert (backbone.propagation.num_layers, backbone.scale) == (3, 2.0)
+    assert set(Own.options()) == {"scale", "embedding_dim", "num_layers", "reg_weight"}
+
+
 def test_an_unknown_preset_is_refused_and_options_win_over_presets(tiny):
     with pytest.raises(ValueError, match=r"'preset' needs to be one of \['mmrec', 'paper'\]"):
         LightGCN.from_data(tiny, preset="original")

@@ -3,6 +3,7 @@ import torch
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.nn.backbones import ItemKNN
+from pyg_mmrec.retrieval import top_k
 
 
 def slow_scores(edge_index, num_users, num_items, k):
@@ -25,7 +26,7 @@ def slow_scores(edge_index, num_users, num_items, k):
         for value, j in similar[:k]:
             for user in range(num_users):
                 scores[user, i] += value * (-j in items_of[user])
-    return scores, clear
+    return scores.masked_fill(scores == 0, -torch.inf), clear
 
 
 @pytest.mark.parametrize("k", [3, 19, 100])
@@ -41,7 +42,7 @@ def test_equals_slow_reference(make_data, k):
     torch.testing.assert_close(scores[:, clear], expected[users][:, clear])
 
 
-def test_a_user_or_item_without_interactions_scores_nothing(make_data):
+def test_a_user_or_item_without_interactions_is_no_candidate(make_data):
     data = make_data()
     user, item = data["user", "interacts", "item"].edge_index
     kept = (user != 3) & (item != 7)
@@ -49,7 +50,19 @@ def test_a_user_or_item_without_interactions_scores_nothing(make_data):
     backbone = ItemKNN.from_data(data)
     graph = backbone.graph(data)
     scores = backbone.scores(backbone(graph), graph, torch.arange(12))
-    assert scores[3].eq(0).all() and scores[:, 7].eq(0).all() and scores.sum() > 0
+    assert scores[3].isneginf().all() and scores[:, 7].isneginf().all() and scores.max() > 0
+
+
+def test_the_order_of_ids_does_not_rank(make_data):
+    # Nobody has interacted with an item of these beside another: nothing speaks for any.
+    data = make_data()
+    data["user", "interacts", "item"].edge_index = torch.arange(12).expand(2, 12).contiguous()
+    backbone = ItemKNN.from_data(data)
+    graph = backbone.graph(data)
+    _, items = top_k(
+        lambda users: backbone.scores(backbone(graph), graph, users), torch.arange(12), 5
+    )
+    assert items.eq(-1).all()
 
 
 def test_vectors_are_refused_and_so_is_a_graph_without_similarities(make_data):
