@@ -41,9 +41,10 @@ def test_snippets(tmp_path, monkeypatch, capsys):
 
     names = {"pandas": pandas, "table": table}
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 5
+    assert len(snippets) == 6
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)
-    assert names["items"].shape == (2, 10)
+    assert names["items"].shape == (1, 10)
+    assert not set(names["items"][0].tolist()) & set(names["liked"].tolist())
     assert names["item_ids"][names["codes"]].tolist() == table["itemID"].tolist()
     assert 0 < float(re.findall(r"^(0\.\d+)$", capsys.readouterr().out, re.MULTILINE)[-1]) < 1
