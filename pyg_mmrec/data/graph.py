@@ -24,6 +24,10 @@ def check_hetero(data: HeteroData) -> None:
     """Raises a :class:`ValueError` that names what is missing or wrong in the data of a backbone:
     nodes, ids of the edges, shape and values of the modalities' features.
     """
+    if not isinstance(data, HeteroData):
+        raise ValueError(
+            f"'data' needs to be a HeteroData, of a data set its [0] (got {type(data).__name__})"
+        )
     for node_type in ("user", "item"):
         if node_type not in data.node_types or data[node_type].num_nodes is None:
             raise ValueError(f"'data' needs nodes of type '{node_type}' with 'num_nodes'")

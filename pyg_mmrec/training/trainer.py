@@ -52,8 +52,9 @@ class Trainer:
             on from, such as where its first weights come from; plain values by name.
 
     Raises:
-        ValueError: If the data are of other sizes than the backbone, or lack held-out
-            interactions, or the metric or the backbone's ``graph_sampling`` is unknown.
+        ValueError: If ``objective`` or ``data`` is something else, the data are of other sizes than
+            the backbone, or lack held-out interactions, or the metric or the backbone's
+            ``graph_sampling`` is unknown.
 
     .. note::
         ``options.seed`` covers what the trainer draws. Weights drawn by the backbone's constructor
@@ -70,6 +71,11 @@ class Trainer:
         progress: bool = True,
         identity: dict[str, Any] | None = None,
     ) -> None:
+        if not isinstance(objective, Objective):
+            raise ValueError(
+                f"'objective' needs to be an Objective, as 'Objective(backbone, *methods)' makes "
+                f"it (got {type(objective).__name__})"
+            )
         self.objective = objective
         self.backbone: Backbone = objective.backbone
         self.options = options or TrainingOptions()
@@ -77,18 +83,18 @@ class Trainer:
         self.progress = progress
         self.history = History()
 
-        for kind, size in (
-            ("user", self.backbone.num_users), ("item", self.backbone.num_items)
-        ):  # fmt: skip
-            if data[kind].num_nodes != size:
-                raise ValueError(
-                    f"the backbone needs data of {size} {kind}s (got {data[kind].num_nodes}): "
-                    f"build it by 'from_data' of the same data"
-                )
+        graph = self.backbone.graph(data)  # made where the data are
+        sizes = (graph.num_users, graph.num_items)
+        needed = (self.backbone.num_users, self.backbone.num_items)
+        if sizes != needed:
+            raise ValueError(
+                f"the backbone needs data of {needed[0]} users and {needed[1]} items (got "
+                f"{sizes[0]} and {sizes[1]}): make it with 'from_data' of the same data"
+            )
         parameters = list(objective.parameters())
         edges = data["user", "interacts", "item"].edge_index
         self.device = parameters[0].device if parameters else edges.device
-        self.graph = self.backbone.graph(data).to(self.device)  # made where the data are
+        self.graph = graph.to(self.device)
         data = copy.copy(data).to(self.device)  # `to` moves a HeteroData in place
         self.data = data
         names = [f"{formula}@{k}" for formula in FORMULAS for k in KS]

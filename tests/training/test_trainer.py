@@ -379,10 +379,14 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         TrainingOptions(**options)
 
 
-def test_data_of_other_sizes_are_refused(data: HeteroData) -> None:
+def test_what_does_not_go_together_is_refused(data: HeteroData) -> None:
     backbone = LightGCN(data["user"].num_nodes, data["item"].num_nodes + 1)
-    with pytest.raises(ValueError, match=r"the backbone needs data of \d+ items \(got \d+\)"):
+    with pytest.raises(ValueError, match=r"needs data of \d+ users and \d+ items \(got \d+ and"):
         Trainer(Objective(backbone), data, OPTIONS, progress=False)
+    with pytest.raises(ValueError, match=r"'objective' needs to be an Objective.*\(got LightGCN\)"):
+        Trainer(backbone, data)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"needs to be a HeteroData, of .* \[0\] \(got list\)"):
+        Trainer(Objective(backbone), [data])  # type: ignore[arg-type]
 
 
 def test_unknown_metric_and_split_are_refused(data: HeteroData) -> None:
