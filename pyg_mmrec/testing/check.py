@@ -31,8 +31,10 @@ def some_batch(graph: Graph) -> Triplets:
     return next(sampler.epoch(_BATCH_SIZE, generator))
 
 
-def close(x: Tensor, y: Tensor) -> bool:
-    """Equal up to rounding, on the scale of the larger entries."""
+def close(x: Any, y: Any) -> bool:
+    """Tensors equal up to rounding, on the scale of the larger entries; anything else equal."""
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        return bool(x == y)
     if x.shape != y.shape:
         return False
     if not x.is_floating_point() or x.numel() == 0:

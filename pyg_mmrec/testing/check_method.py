@@ -104,8 +104,13 @@ class _MethodCheck(Check):
     ) -> None:
         super().__init__(backbone, graph, batch)
         self.factory = method_factory
-        self.before = Snapshot(dict(backbone.state_dict()))
         self.scores = self.rank(backbone, graph)
+        self.state = copy.deepcopy(backbone.state_dict())
+        alone = copy.deepcopy(backbone)
+        alone(graph)
+        #: What a pass of the backbone alone changes, such as a batch normalization's averages.
+        self.moving = {k for k, x in alone.state_dict().items() if not x.equal(self.state[k])}
+        self.before = Snapshot(self.kept_state())
         method = method_factory()
         self.subject = f"{type(method).__name__} over {type(backbone).__name__}"
         self.require(isinstance(method, Method), "'method_factory' needs to make a Method")
@@ -116,9 +121,13 @@ class _MethodCheck(Check):
         self.objective = Objective(backbone, method)
         self.method = method
 
+    def kept_state(self) -> dict[str, Tensor]:
+        state = self.backbone.state_dict()
+        return {key: x for key, x in state.items() if key not in self.moving}
+
     def require_unedited(self, when: str) -> None:
         self.require(
-            self.before.holds(dict(self.backbone.state_dict())),
+            self.before.holds(self.kept_state()),
             f"{when} changes the backbone's state dict; a method keeps its own state and never "
             f"writes the backbone's",
         )
@@ -225,6 +234,7 @@ class _MethodCheck(Check):
         self.require_unedited("'gradient_scales'")
 
     def ranking(self) -> None:
+        self.backbone.load_state_dict(self.state)
         self.objective.eval()
         refined = self.objective.inference_graph(self.graph)
         scores = self.rank(self.backbone, refined)

@@ -52,9 +52,9 @@ class Trainer:
             on from, such as where its first weights come from; plain values by name.
 
     Raises:
-        ValueError: If ``objective`` or ``data`` is something else, the data are of other sizes than
-            the backbone, or lack held-out interactions, or the metric or the backbone's
-            ``graph_sampling`` is unknown.
+        ValueError: If ``objective``, ``data`` or ``options`` is something else, the data are of
+            other sizes than the backbone, or lack held-out interactions, or the metric or the
+            backbone's ``graph_sampling`` is unknown.
 
     .. note::
         ``options.seed`` covers what the trainer draws. Weights drawn by the backbone's constructor
@@ -75,6 +75,10 @@ class Trainer:
             raise ValueError(
                 f"'objective' needs to be an Objective, as 'Objective(backbone, *methods)' makes "
                 f"it (got {type(objective).__name__})"
+            )
+        if not isinstance(options, TrainingOptions | None):
+            raise ValueError(
+                f"'options' needs to be TrainingOptions (got {type(options).__name__})"
             )
         self.objective = objective
         self.backbone: Backbone = objective.backbone

@@ -72,6 +72,31 @@ class Rowwise(Sound):
         return hidden, context
 
 
+class Regularized(Sound):
+    """Dropout of the hidden layer and batch normalization after it."""
+
+    def __init__(self, num_users, num_items):
+        super().__init__(num_users, num_items)
+        self.dropout = nn.Dropout()
+        self.linear = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+    def fuse(self, modality, graph):
+        hidden, context = super().fuse(modality, graph)
+        return {site: self.dropout(x) for site, x in hidden.items()}, context
+
+
+class Lazy(Sound):
+    """The first call finds out the layer's size; the context holds something else, too."""
+
+    def __init__(self, num_users, num_items):
+        super().__init__(num_users, num_items)
+        self.linear = nn.LazyLinear(4)
+
+    def fuse(self, modality, graph):
+        hidden, context = super().fuse(modality, graph)
+        return hidden, {**context, "activation": "tanh"}
+
+
 def refused(cls, message, **options):
     torch.manual_seed(0)
     backbone = cls.from_data(DATA)
@@ -80,12 +105,13 @@ def refused(cls, message, **options):
     assert str(error.value).startswith(f"{cls.__name__}: ")
 
 
-@pytest.mark.parametrize("cls", [Sound, Rowwise])
+@pytest.mark.parametrize("cls", [Sound, Rowwise, Regularized, Lazy])
 def test_a_sound_backbone_passes(cls):
     backbone = cls.from_data(DATA)
     check_backbone(backbone, backbone.graph(DATA))
     ids = torch.arange(5)
     check_backbone(backbone, backbone.graph(DATA), batch=Triplets(ids, ids, ids + 5))
+    check_method(DVIBa, backbone, backbone.graph(DATA))
 
 
 @pytest.mark.parametrize("cls", [MostPop, ItemKNN, LightGCN, VBPR, FREEDOM])
@@ -148,6 +174,26 @@ def test_forward_is_the_three_stages():
             return replace(stages, output=output)
 
     refused(Own, r"'forward' differs from 'project', 'fuse' and 'encode' in output \['item'\]")
+
+
+def test_stages_return_dicts():
+    class OneTensor(Sound):
+        def project(self, graph):
+            return graph.x["image"]
+
+    refused(OneTensor, r"'project' needs to return one dict, by modality \(got Tensor\)")
+
+    class NoContext(Sound):
+        def fuse(self, *args):
+            return super().fuse(*args)[0]
+
+    refused(NoContext, r"'fuse' needs to return two dicts, hidden layers and context \(got dict\)")
+
+    class NoCompared(Sound):
+        def encode(self, *args):
+            return super().encode(*args)[:2]
+
+    refused(NoCompared, r"'encode' needs to return three dicts, .* \(got dict, dict\)")
 
 
 def test_encode_is_pure():
@@ -382,11 +428,14 @@ def test_vectors_rank_as_the_scores_do():
         check_backbone(backbone, backbone.graph(DATA))
 
     class Dropped(Sound):
-        def encode(self, *args):
-            hidden, output, compared = super().encode(*args)
-            return hidden, {**output, "user": output["user/dropped"]}, compared
+        def fuse(self, *args):
+            hidden, context = super().fuse(*args)
+            return hidden, {**context, "user/embedding": self.dropped(context["user/embedding"])}
 
-    refused(Dropped, "'vectors' differ between training and evaluation mode")
+        def dropped(self, x):
+            return nn.functional.dropout(x)
+
+    refused(Dropped, "two calls in evaluation mode rank differently")
 
     class Ordered(Sound):
         def scores(self, stages, graph, users):

@@ -387,6 +387,8 @@ def test_what_does_not_go_together_is_refused(data: HeteroData) -> None:
         Trainer(backbone, data)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"needs to be a HeteroData, of .* \[0\] \(got list\)"):
         Trainer(Objective(backbone), [data])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'options' needs to be TrainingOptions \(got dict\)"):
+        Trainer(Objective(backbone), data, {"epochs": 3})  # type: ignore[arg-type]
 
 
 def test_unknown_metric_and_split_are_refused(data: HeteroData) -> None:

@@ -8,7 +8,7 @@ from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 from torch_geometric.utils import spmm as pyg_spmm
 
 from pyg_mmrec.data import Adjacency
-from pyg_mmrec.nn.functional.spmm import spmm
+from pyg_mmrec.nn.functional.spmm import outside_autocast, spmm
 
 
 class WeightedConv(MessagePassing):
@@ -106,4 +106,6 @@ class WeightedConv(MessagePassing):
         """Multiplies with the sparse matrix, without a message per edge."""
         if isinstance(adj_t, EdgeIndex):
             return adj_t.matmul(x[0], input_value=edge_weight, reduce=self.aggr, transpose=True)
-        return pyg_spmm(adj_t, x[0], reduce=self.aggr)
+        source = outside_autocast(x[0])
+        with torch.autocast(source.device.type, enabled=False):
+            return pyg_spmm(adj_t, source, reduce=self.aggr)

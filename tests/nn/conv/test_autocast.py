@@ -48,7 +48,21 @@ def weighted(to_item, user, item):
     return WeightedConv()((user, None), to_item), WeightedConv()((item, None), to_item.t())
 
 
-@pytest.mark.parametrize("run", [every_row, some_rows, row_normalized, weighted])
+def weighted_by_sparse_matrix(to_item, user, item):
+    sources, targets = to_item.edge_index
+    shape = (NUM_ITEMS, NUM_USERS)
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([targets, sources]), to_item.weight, shape, check_invariants=True
+    )
+    to_users = matrix.t().to_sparse_csr()
+    return WeightedConv()((user, None), matrix), WeightedConv()((item, None), to_users)
+
+
+RUNS = [every_row, some_rows, row_normalized, weighted, weighted_by_sparse_matrix]
+
+
+@pytest.mark.filterwarnings("ignore:Converting sparse tensor to CSR")
+@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("learned", [False, True], ids=["constant", "learned"])
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 def test_results_and_gradients_are_those_without_autocast(graph, kernel, run, learned, half):
