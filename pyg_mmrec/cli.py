@@ -36,7 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
         "train", help="train a model, print its metrics, write its results",
         description="Train a model on a data set and measure it on all items.",
         epilog=f"models: {', '.join(sorted(BACKBONES))}; methods: none, "
-        f"{', '.join(sorted({**METHODS, **COMBINATIONS}))}, joined by '+'",
+        f"{', '.join(sorted({**METHODS, **COMBINATIONS}))}, joined by '+'; your own as "
+        "module:Class",
     )  # fmt: skip
     train.add_argument("--model", required=True, help="the backbone, e.g. FREEDOM")
     train.add_argument(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -60,15 +62,29 @@ PLANTED = {"planted": "small", "planted-tiny": "tiny"}
 PRESETS = ("paper", "mmrec")
 
 
-def choose(kind: str, name: str, choices: Mapping[str, Any]) -> Any:
-    """The entry called ``name``.
+def choose(kind: str, name: str, choices: Mapping[str, Any], own: type | None = None) -> Any:
+    """The entry called ``name``; or what ``module:Class`` names, a subclass of ``own``.
 
     Raises:
         ValueError: If there is none; the message lists those that are.
+        ImportError: If the module cannot be imported.
     """
-    if name not in choices:
-        raise ValueError(f"there is no {kind} '{name}'; there are {', '.join(sorted(choices))}")
-    return choices[name]
+    if name in choices:
+        return choices[name]
+    if own is None or ":" not in name:
+        also = "" if own is None else f", or module:Class, a {own.__name__} of your own"
+        raise ValueError(
+            f"there is no {kind} '{name}'; there are {', '.join(sorted(choices))}{also}"
+        )
+    if "" not in sys.path:
+        sys.path.append("")  # scripts do not look where they are called from
+    try:
+        found = resolve_name(name)
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"there is no {kind} '{name}' ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, own)):
+        raise ValueError(f"{kind} '{name}' needs to name a {own.__name__} (got {found!r})")
+    return found
 
 
 @dataclass
@@ -76,12 +92,13 @@ class Experiment:
     r"""What to run: data, a backbone, methods, and how to train.
 
     Args:
-        model (str): Name of the backbone, one of :obj:`BACKBONES`.
+        model (str): Name of the backbone, one of :obj:`BACKBONES`, or ``module:Class``, one of your
+            own.
         dataset (str): A folder's name below ``root``; or ``planted`` (2,000 users, 1,500 items) or
             ``planted-tiny``, which are generated. (default: ``planted``)
         root (str): Folder of the data set folders. (default: ``data``)
-        method (str): ``none``, or names of :obj:`METHODS` and :obj:`COMBINATIONS` joined by ``+``.
-            (default: ``none``)
+        method (str): ``none``, or names of :obj:`METHODS` and :obj:`COMBINATIONS`, or
+            ``module:Class``, joined by ``+``. (default: ``none``)
         preset (str): ``paper``, or ``mmrec`` for what the public toolbox does where it differs.
             (default: ``paper``)
         options (dict): Options, as values or as text, by names like ``model.num_layers``,
@@ -121,14 +138,16 @@ class Experiment:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"'device' is '{self.device}', which is not here ({reason})") from None
-        self.backbone_class: type[Backbone] = choose("model", self.model, BACKBONES)
+        self.backbone_class: type[Backbone] = choose("model", self.model, BACKBONES, Backbone)
         self.methods = self._methods()
         dataset_class = PlantedDataset if self.dataset in PLANTED else MultimodalDataset
         data_hidden = ("root", "name", "size", "transform", "pre_transform")
         known: dict[str, dict[str, Any]] = {
             "model": {
                 name: kind
-                for name, kind in option_types(self.backbone_class).items()
+                for base in reversed(self.backbone_class.__mro__)
+                if issubclass(base, Backbone) and "__init__" in vars(base)
+                for name, kind in option_types(base).items()
                 if name in self.backbone_class.options()
             },
             "train": option_types(TrainingOptions, ("seed",)),
@@ -172,19 +191,20 @@ class Experiment:
 
     def _methods(self) -> dict[str, type[Method]]:
         """The methods by name, combinations resolved."""
-        found: list[str] = []
+        found: list[tuple[str, type[Method]]] = []
         for name in self._parts:
             if name == "none":
                 raise ValueError(f"method 'none' stands alone (got '{self.method}')")
-            choose("method", name, {**METHODS, **COMBINATIONS})
-            if name in METHODS:
-                found.append(name)
+            item = choose("method", name, {**METHODS, **COMBINATIONS}, Method)
+            if name not in COMBINATIONS:
+                found.append((name, item))
                 continue
-            classes = [type(method) for method in COMBINATIONS[name](self.backbone_class)]
-            found += [key for key, item in METHODS.items() if item in classes]
-        if len({METHODS[name].name for name in found}) < len(found):
-            raise ValueError(f"each method goes in once, in one form (got {'+'.join(found)})")
-        return {name: METHODS[name] for name in found}
+            classes = [type(method) for method in item(self.backbone_class)]
+            found += [pair for pair in METHODS.items() if pair[1] in classes]
+        if len({item.name for _, item in found}) < len(found):
+            names = "+".join(name for name, _ in found)
+            raise ValueError(f"each method goes in once, in one form (got {names})")
+        return dict(found)
 
     @staticmethod
     def _find_option(key: str, known: dict[str, dict[str, Any]]) -> tuple[str, str]:

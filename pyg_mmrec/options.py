@@ -12,7 +12,8 @@ from typing import Any, Union
 
 
 def option_types(function: Any, hidden: Sequence[str] = ()) -> dict[str, Any]:
-    """The options of a class by name, with the types its constructor declares.
+    """The options of a class by name, with the types that its constructor declares, or else those
+    of the defaults.
 
     Args:
         function (Any): A class.
@@ -26,8 +27,12 @@ def _option_types(function: Any, hidden: tuple[str, ...]) -> dict[str, Any]:
     hints = typing.get_type_hints(function.__init__)
     parameters = list(inspect.signature(function).parameters.values())
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+    def undeclared(default: Any) -> type:
+        return type(default) if isinstance(default, (bool, int, float)) else str
+
     return {
-        parameter.name: hints.get(parameter.name, str)
+        parameter.name: hints.get(parameter.name, undeclared(parameter.default))
         for parameter in parameters
         if parameter.kind in named and parameter.name not in hidden
     }

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +110,38 @@ def test_a_combination_is_what_goes_with_the_backbone(tmp_path):
         "LATTICE": backbone | {"gib"},
         "VLATTICE": backbone | {"fib", "gib", "second_stage"},
     }
+
+
+def test_a_model_and_a_method_of_ones_own_train_and_are_loaded(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_models.py").write_text(
+        "from pyg_mmrec.nn.backbones import FREEDOM\n"
+        "from pyg_mmrec.nn.objectives import DVIBc\n"
+        "class Mine(FREEDOM):\n"
+        "    def __init__(self, *args, scale=1.0, **kwargs):\n"
+        "        super().__init__(*args, **kwargs)\n"
+        "        self.scale = scale\n"
+        "class Noise(DVIBc):\n"
+        "    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    own = ["--model", "my_models:Mine", "--method", "my_models:Noise+mg", "--out", "run"]
+    options = ["model.scale=2", "model.reg_weight=0", "method.std=0.1"]
+    assert main([*TINY, *own, *SHORT, *options]) == 0
+    trainer = load_run("run")
+    assert (trainer.backbone.scale, trainer.backbone.reg_weight) == (2.0, 0.0)
+    assert trainer.objective.methods[0].noise.std == 0.1
+    capsys.readouterr()
+    check_loaded(Path("run"), "Mine")
+    for wrong, message in (
+        (["--model", "my_models:Other"], "there is no model 'my_models:Other' (module 'my_models'"),
+        (["--model", "my_models:DVIBc"], "'my_models:DVIBc' needs to name a Backbone (got <class"),
+        (["--model", "no_models:Mine"], "No module named 'no_models'"),
+        (["--model", "VBPR", "--method", ":"], "there is no"),
+        (["--model", "my_models:Mine", "--set", "model.size=1"], "there are model.edge_dropout"),
+    ):
+        assert main([*TINY, *wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):

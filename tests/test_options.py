@@ -17,6 +17,8 @@ class Sample:
         weights: Mapping[str, float] | None = None,
         widths: tuple[int, int] | None = None,
         ratios: tuple[float, ...] = (0.8, 0.2),
+        undeclared=2,
+        unknown=None,
     ):
         pass
 
@@ -41,6 +43,8 @@ TYPES = option_types(Sample, hidden=["size"])
         ("widths", "32,16", (32, 16)),
         ("widths", "none", None),
         ("ratios", "0.5,0.3,0.2", (0.5, 0.3, 0.2)),
+        ("undeclared", "3", 3),
+        ("unknown", "a", "a"),
     ],
 )
 def test_options_are_read_as_their_type(name, text, value):
