@@ -45,6 +45,14 @@ FIELDS = (
 )  # fmt: skip
 
 
+#: Types of fields, in YAML's words.
+KINDS = (
+    ("model", str, "a name"), ("dataset", str, "a name"), ("method", str, "a name or 'none'"),
+    ("options", dict, "values by name"), ("grid", dict, "lists of values by name"),
+    ("published", list, "a list"),
+)  # fmt: skip
+
+
 def read_fields(path: Path, known: Sequence[str]) -> dict[str, Any]:
     """The fields of a YAML file.
 
@@ -87,6 +95,17 @@ class Config:
             ValueError: If it is no configuration; the message names file and field.
         """
         content = read_fields(path, FIELDS)
+        for name, kind, what in KINDS:
+            if not isinstance(content.get(name, kind()), kind):
+                raise ValueError(f"'{path}' needs {what} for '{name}' (got {content[name]!r})")
+        for entry in content.get("published") or []:
+            values = dict(entry) if isinstance(entry, dict) else {}
+            if not isinstance(values.pop("source", None), str) or not all(
+                isinstance(value, (int, float)) for value in values.values()
+            ):
+                raise ValueError(
+                    f"'{path}' needs a 'source' and numbers by metric in 'published' (got {entry})"
+                )
         for name, values in (content.get("grid") or {}).items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"'{path}' needs a list of values for '{name}' in 'grid'")
@@ -99,7 +118,7 @@ class Config:
         for point in config.points():
             try:
                 config.experiment(point, 0, "")
-            except ValueError as error:
+            except (ValueError, ImportError) as error:  # of a class of one's own
                 raise ValueError(f"'{path}': {error}") from error
         return config
 

@@ -14,7 +14,7 @@ from torch_geometric.nn import SAGEConv
 
 from pyg_mmrec.data import Graph, PlantedDataset
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
-from pyg_mmrec.nn.backbones import ContentBackbone, Stages, Triplets
+from pyg_mmrec.nn.backbones import EVERY_ROW, ContentBackbone, Rows, Stages, Triplets
 from pyg_mmrec.nn.backbones.stages import add_delta
 from pyg_mmrec.nn.losses import bpr_loss, triplet_scores
 from pyg_mmrec.nn.objectives import DVIBa, Objective
@@ -36,7 +36,6 @@ class ContentSAGE(ContentBackbone):
         in_channels: dict[str, int],
         embedding_dim: int = 32,
         modalities: list[str] | None = None,
-        features: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__(num_users, num_items, in_channels, modalities)
         self.user_embedding = nn.Embedding(num_users, embedding_dim)
@@ -54,10 +53,12 @@ class ContentSAGE(ContentBackbone):
         """Hidden layers that a method may perturb, and their widths."""
         return {"item/content": self.item_embedding.embedding_dim}
 
-    def project(self, graph: Graph) -> dict[str, Tensor]:
-        """Stage 1a: each modality on its own."""
+    def content(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
+        """Stage 1a: each modality on its own. ``project`` returns it, and methods may ask for it
+        (of some rows; here gathered at last).
+        """
         return {
-            name: self.masked(linear(self.raw_features(name, graph)), name, graph)
+            name: rows.at("item", self.masked(linear(self.raw_features(name, graph)), name, graph))
             for name, linear in self.projection.items()
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         results = train(arguments)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if ":" in arguments.model + arguments.method:  # code of the user's own
+            traceback.print_exc()
         print(f"pyg-mmrec: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

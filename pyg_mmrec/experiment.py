@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
@@ -80,10 +82,14 @@ def choose(kind: str, name: str, choices: Mapping[str, Any], own: type | None = 
         sys.path.append("")  # scripts do not look where they are called from
     try:
         found = resolve_name(name)
+    except ImportError as error:
+        raise ImportError(f"{kind} '{name}' cannot be imported: {error}") from error
     except (AttributeError, ValueError) as error:
         raise ValueError(f"there is no {kind} '{name}' ({error})") from error
-    if not (isinstance(found, type) and issubclass(found, own)):
+    if not (isinstance(found, type) and issubclass(found, own) and found is not own):
         raise ValueError(f"{kind} '{name}' needs to name a {own.__name__} (got {found!r})")
+    if inspect.isabstract(found):
+        raise ValueError(f"{kind} '{name}' is abstract: it lacks methods that it needs")
     return found
 
 
@@ -143,13 +149,7 @@ class Experiment:
         dataset_class = PlantedDataset if self.dataset in PLANTED else MultimodalDataset
         data_hidden = ("root", "name", "size", "transform", "pre_transform")
         known: dict[str, dict[str, Any]] = {
-            "model": {
-                name: kind
-                for base in reversed(self.backbone_class.__mro__)
-                if issubclass(base, Backbone) and "__init__" in vars(base)
-                for name, kind in option_types(base).items()
-                if name in self.backbone_class.options()
-            },
+            "model": self._model_options(),
             "train": option_types(TrainingOptions, ("seed",)),
             "data": {
                 **option_types(dataset_class, data_hidden),
@@ -169,6 +169,16 @@ class Experiment:
             section, name = self._find_option(key, known)
             self.parsed[section][name] = parse_option(key, text, known[section][name])
         self._feature_transform()  # refuses what is out of range now
+
+    def _model_options(self) -> dict[str, Any]:
+        """The backbone's options with their types, also those that a constructor hands on."""
+        found: dict[str, Any] = {}
+        for base in self.backbone_class.__mro__:
+            if issubclass(base, Backbone) and "__init__" in vars(base):
+                for name, kind in option_types(base).items():
+                    if found.get(name, Any) is Any:
+                        found[name] = kind
+        return {name: found[name] for name in self.backbone_class.options()}
 
     def _feature_transform(self) -> Compose:
         """What the options do to the features; no draw depends on another."""
@@ -203,7 +213,9 @@ class Experiment:
             found += [pair for pair in METHODS.items() if pair[1] in classes]
         if len({item.name for _, item in found}) < len(found):
             names = "+".join(name for name, _ in found)
-            raise ValueError(f"each method goes in once, in one form (got {names})")
+            raise ValueError(
+                f"each method goes in once, in one form (got {names}); no two have one 'name'"
+            )
         return dict(found)
 
     @staticmethod
@@ -410,7 +422,8 @@ def load_run(folder: Path | str, root: Path | str = "data", device: str = "cpu")
     Raises:
         FileNotFoundError: If the folder holds no finished run, or the data are not there.
         ValueError: If the data are not those of the run; the message names what differs. Or if
-            another version has written it, with settings unknown here.
+            another version has written it, with settings unknown here, or the model gives other
+            vectors than it did.
 
     Example:
         .. code-block:: python
@@ -436,7 +449,17 @@ def load_run(folder: Path | str, root: Path | str = "data", device: str = "cpu")
     load_weights(objective.backbone, folder / "weights.safetensors")
     if objective.methods.state_dict():
         load_weights(objective.methods, folder / "methods.safetensors")
-    return experiment._trainer(objective, data, None, False)
+    trainer = experiment._trainer(objective, data, None, False)
+    if (folder / "vectors.safetensors").exists():
+        kept = load_file(folder / "vectors.safetensors")
+        for name, x in zip(("user", "item"), trainer.vectors(), strict=True):
+            scale = float(kept[name].abs().max())
+            if not torch.allclose(x.cpu(), kept[name], rtol=1e-3, atol=1e-3 * scale):
+                raise ValueError(
+                    f"'{folder}' gives other {name} vectors than it ended with: "
+                    f"{experiment.model} has changed since, or learns what is not in its weights"
+                )
+    return trainer
 
 
 def versions(device: str = "cpu") -> dict[str, str]:

@@ -10,10 +10,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
+#: How options that declare no type write what has a name.
+_WORDS = {"none": None, "null": None, "true": True, "false": False}
+
 
 def option_types(function: Any, hidden: Sequence[str] = ()) -> dict[str, Any]:
     """The options of a class by name, with the types that its constructor declares, or else those
-    of the defaults.
+    of the defaults, or else :obj:`typing.Any`: what Python would read, otherwise text.
 
     Args:
         function (Any): A class.
@@ -24,12 +27,15 @@ def option_types(function: Any, hidden: Sequence[str] = ()) -> dict[str, Any]:
 
 @functools.cache
 def _option_types(function: Any, hidden: tuple[str, ...]) -> dict[str, Any]:
-    hints = typing.get_type_hints(function.__init__)
+    try:
+        hints = typing.get_type_hints(function.__init__)
+    except NameError:  # imported for a type checker alone
+        hints = {}
     parameters = list(inspect.signature(function).parameters.values())
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-    def undeclared(default: Any) -> type:
-        return type(default) if isinstance(default, (bool, int, float)) else str
+    def undeclared(default: Any) -> Any:
+        return type(default) if isinstance(default, (bool, int, float, str)) else Any
 
     return {
         parameter.name: hints.get(parameter.name, undeclared(parameter.default))
@@ -85,21 +91,33 @@ def _parse(text: str, kind: Any) -> Any:
             return text.lower() == "true"
     elif kind in (int, float):
         return kind(text)
-    elif kind is str or origin is typing.Literal:
+    elif kind is str:
         return text
+    elif origin is typing.Literal:
+        for choice in arguments:
+            if option_text(choice) == text:
+                return choice
     elif origin is tuple:
-        parts = _split(text)
-        if Ellipsis in arguments or len(parts) == len(arguments):
-            return tuple(_parse(part, arguments[0]) for part in parts)
+        parts, kinds = _split(text), arguments or (Any, Ellipsis)
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(parts)
+        if len(parts) == len(kinds):
+            return tuple(map(_parse, parts, kinds))
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         pairs = [part.split(":", 1) for part in _split(text)]
         if all(len(pair) == 2 for pair in pairs):
-            kind = arguments[1]
+            kind = arguments[1] if arguments else Any
             return {key.strip(): parse_option(key, value, kind) for key, value in pairs}
     elif isinstance(origin, type) and issubclass(origin, Sequence):
-        return [_parse(part, arguments[0]) for part in _split(text)]
+        return [_parse(part, arguments[0] if arguments else Any) for part in _split(text)]
+    elif text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     else:
-        return ast.literal_eval(text)
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            if kind is Any:
+                return text
     raise ValueError
 
 
@@ -111,6 +129,8 @@ def _split(text: str) -> list[str]:
 def _describe(kind: Any) -> str:
     if kind is type(None):
         return "none"
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(map(option_text, typing.get_args(kind)))}"
     words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
     if kind in words:
         return words[kind]

@@ -137,11 +137,39 @@ def test_a_model_and_a_method_of_ones_own_train_and_are_loaded(tmp_path, monkeyp
         (["--model", "my_models:Other"], "there is no model 'my_models:Other' (module 'my_models'"),
         (["--model", "my_models:DVIBc"], "'my_models:DVIBc' needs to name a Backbone (got <class"),
         (["--model", "no_models:Mine"], "No module named 'no_models'"),
+        (["--model", "pyg_mmrec.nn.backbones:ContentBackbone"], "is abstract"),
         (["--model", "VBPR", "--method", ":"], "there is no"),
+        (["--model", "VBPR", "--method", "pyg_mmrec.nn.objectives:Method"], "to name a Method"),
         (["--model", "my_models:Mine", "--set", "model.size=1"], "there are model.edge_dropout"),
     ):
         assert main([*TINY, *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_class_that_has_changed_since_is_found_out(tmp_path, monkeypatch, capsys):
+    text = (
+        "from pyg_mmrec.nn.backbones import BPRMF\n"
+        "class Changing(BPRMF):\n"
+        "    factor = 1\n"
+        "    def encode(self, hidden, context, graph, delta=None):\n"
+        "        hidden, output, compared = super().encode(hidden, context, graph, delta)\n"
+        "        output = {name: self.factor * x for name, x in output.items()}\n"
+        "        return hidden, output, compared\n"
+    )
+    (tmp_path / "my_changing.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    own = ["--model", "my_changing:Changing", "--out", "run"]
+    assert main([*TINY, *own, *SHORT]) == 0
+    assert load_run("run").backbone.factor == 1
+    monkeypatch.setattr(sys.modules["my_changing"].Changing, "factor", 2)
+    with pytest.raises(ValueError, match="other user vectors than it ended with: my_changing:Ch"):
+        load_run("run")
+    (tmp_path / "my_failing.py").write_text(text.replace("output = {", "a, b = [1]; output = {"))
+    capsys.readouterr()
+    assert main([*TINY, "--model", "my_failing:Changing"]) == 2
+    error = capsys.readouterr().err
+    assert "my_failing.py" in error and "error: not enough values to unpack" in error
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):

@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pytest
 
@@ -19,6 +20,9 @@ class Sample:
         ratios: tuple[float, ...] = (0.8, 0.2),
         undeclared=2,
         unknown=None,
+        bare: list = (),
+        mixed: tuple[int, float] = (1, 0.5),
+        choice: Literal["a", 2] = "a",
     ):
         pass
 
@@ -45,6 +49,11 @@ TYPES = option_types(Sample, hidden=["size"])
         ("ratios", "0.5,0.3,0.2", (0.5, 0.3, 0.2)),
         ("undeclared", "3", 3),
         ("unknown", "a", "a"),
+        ("unknown", "3", 3),
+        ("unknown", "true", True),
+        ("bare", "a,2", ["a", 2]),
+        ("mixed", "2,1", (2, 1.0)),
+        ("choice", "2", 2),
     ],
 )
 def test_options_are_read_as_their_type(name, text, value):
@@ -61,6 +70,7 @@ def test_options_are_read_as_their_type(name, text, value):
         ("flag", "1", "'flag' needs true or false"),
         ("weights", "audio", "'weights' needs none or names with numbers like a:0.1,b:0.9"),
         ("widths", "32", "'widths' needs none or values like a,b"),
+        ("choice", "3", "'choice' needs one of a, 2 .got '3'."),
     ],
 )
 def test_what_does_not_fit_is_refused(name, text, message):

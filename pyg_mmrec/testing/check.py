@@ -120,6 +120,20 @@ class Check:
         return scores
 
 
+def leaves(loss: Tensor) -> list[Tensor]:
+    """The tensors that a backward pass from the loss gives gradients."""
+    found, seen, nodes = [], set(), [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        nodes += [before for before, _ in node.next_functions]
+    return found
+
+
 def finite(x: Tensor) -> bool:
     """Whether no entry is NaN or infinite."""
     return bool(x.isfinite().all())

@@ -30,6 +30,7 @@ from pyg_mmrec.testing.check import (
     finite,
     forked_random_state,
     graph_sizes,
+    leaves,
     some_batch,
 )
 
@@ -95,7 +96,8 @@ class _BackboneCheck(Check):
         super().__init__(backbone, graph, batch)
         if any(is_lazy(parameter) for parameter in backbone.parameters()):
             self.rank(backbone, graph)  # the first call makes them
-        self.unused = copy.deepcopy(backbone)  # a copy that no other call has passed through
+        # Copies that no other call has passed through.
+        self.unused, self.first = copy.deepcopy(backbone), copy.deepcopy(backbone)
 
     def forward(self, rows: Rows = EVERY_ROW) -> Stages:
         torch.manual_seed(0)
@@ -110,6 +112,10 @@ class _BackboneCheck(Check):
 
     @torch.no_grad()
     def stages(self) -> None:
+        self.require(
+            isinstance(self.backbone.sites, dict),
+            "'sites' needs to be a property that gives numbers of channels by site, a dict",
+        )
         torch.manual_seed(0)
         modality = self.backbone.project(self.graph)
         self.require_dicts((modality,), 1, "'project' needs to return one dict, by modality")
@@ -338,7 +344,14 @@ class _BackboneCheck(Check):
             fact, parts = "rowwise", ["hidden", "context", *parts]
         self.backbone.eval()  # in training, as many random numbers are drawn as there are rows
         wanted = self.batch.rows
-        full, rows = self.forward(), self.forward(wanted)
+        full = self.forward()
+        try:
+            rows = self.forward(wanted)
+        except TypeError as error:
+            raise AssertionError(
+                f"{self.subject}: '{fact}' is declared, but the stages fail with {error!r}; give "
+                f"'project' and 'fuse' the argument 'rows=EVERY_ROW', or declare it False"
+            ) from error
         self.backbone.train()
         drawn = self.forward(wanted)
         for part in parts:
@@ -369,6 +382,12 @@ class _BackboneCheck(Check):
         terms = self.backbone.loss(self.forward(), self.batch)
         loss = torch.stack(list(terms.values())).sum()
         self.require(loss.requires_grad, "the loss depends on no parameter; is something detached?")
+        reached = sorted(list(x.shape) for x in leaves(loss) if id(x) not in known)
+        self.require(
+            not reached,
+            f"the loss reaches tensors that are not among 'parameters()', of shapes {reached}; "
+            f"nobody trains or saves them: register them (modules in a list as nn.ModuleList)",
+        )
         loss.backward()
         without = [k for k, p in parameters.items() if p.grad is None and k not in unused]
         self.require(
@@ -449,7 +468,13 @@ class _BackboneCheck(Check):
             )
         edges = self.graph.adjacency[INTERACTS]
         half = torch.arange(edges.num_edges, device=edges.col.device) % 2 == 0
-        self.rank(backbone, self.graph.with_interactions(edges.select(half)))
+        other = self.graph.with_interactions(edges.select(half))
+        self.first.load_state_dict(backbone.state_dict())
+        self.require(
+            close(self.rank(backbone, other), self.rank(self.first, other)),
+            "on another graph it ranks differently from a copy that never saw this one; the graph "
+            "is an argument, keep nothing of it between calls (no 'cached=True')",
+        )
         self.require(
             close(self.rank(backbone, self.graph), scores),
             "after a call on another graph it ranks differently on this one; the graph is an "
@@ -506,9 +531,16 @@ class _BackboneCheck(Check):
             "'loss_reads_content' is true, but neither 'modalities' nor 'content_channels' says "
             "which modalities it reads",
         )
+        backbone.eval()
         whole, some = ({}, {}) if not channels else (
             backbone.content(graph), backbone.content(graph, rows)
         )  # fmt: skip
+        keys = different(whole, {**whole, **backbone.project(graph)})
+        self.require(
+            not set(keys) & set(whole),
+            f"'content' and 'project' differ in {sorted(set(keys) & set(whole))}; methods read the "
+            f"former: override 'content', which the inherited 'project' returns",
+        )
         for name, width in channels.items():
             shape = list(whole[name].shape) if name in whole else "nothing"
             self.require(
@@ -532,6 +564,7 @@ class _BackboneCheck(Check):
                 any(True for _ in backbone.user_content_parameters()),
                 "'has_user_content' is true, but 'user_content_parameters' names none",
             )
+        backbone.train()
 
     def item_graph(self) -> None:
         backbone, graph = self.backbone, self.graph

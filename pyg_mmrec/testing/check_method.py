@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,11 @@ def check_method(
         check.gradient_scales()
         check.ranking()
         check.refuses()
+
+
+_HOW_TO_READ = (
+    "rows are read by 'batch.at(key, tensor)' or 'batch.map'; what reads all has 'reads_all_rows'"
+)
 
 
 class _Bare(Backbone):
@@ -134,7 +140,13 @@ class _MethodCheck(Check):
 
     def draw(self, seed: int = 0) -> dict[str, Tensor]:
         torch.manual_seed(seed)
-        return self.objective(self.graph, self.batch)
+        try:
+            return self.objective(self.graph, self.batch)
+        except (IndexError, AttributeError, TypeError) as error:
+            raise AssertionError(
+                f"{self.subject}: a forward pass fails with {error!r}; 'refine' needs to return a "
+                f"Graph and 'terms' a dict, and {_HOW_TO_READ}"
+            ) from error
 
     def call(self, name: str, *arguments: Any, make: Callable[[Any], Any] = lambda x: x) -> Any:
         """What a function of the method returns, with the seed of :meth:`draw`."""
@@ -155,6 +167,15 @@ class _MethodCheck(Check):
         self.require_terms(terms, "the objective")
         self.require(bool(terms), "the objective has no loss term")
         self.require_alike(self.draw(), terms)
+        if different(self.draw(1), terms):
+            return  # with random numbers, drawn for as many rows as there are
+        with patch.object(type(self.objective), "_reads_fewer_rows", lambda *_: False):
+            every = self.draw()
+        self.require(
+            not different(every, terms),
+            f"the terms {different(every, terms)} differ between stages of the batch's rows alone "
+            f"and of all rows; {_HOW_TO_READ}",
+        )
 
     def require_alike(self, again: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
         self.require(

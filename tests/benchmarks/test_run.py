@@ -204,6 +204,9 @@ def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(
         ("[1, 2]", "[1, 2", "is not YAML"),
         ("seeds: 2", "seeds: two", "needs a positive integer for 'seeds' (got 'two')"),
         ("seeds: 2", "sweep: 2", "needs true or false for 'sweep' (got 2)"),
+        ("seeds: 2", "method:", "needs a name or 'none' for 'method' (got None)"),
+        ("recall@20: 0.25", "recall@20: 25%", "needs a 'source' and numbers by metric"),
+        ("model: LightGCN", "model: no_module:A", "model 'no_module:A' cannot be imported: No mod"),
     ],
 )
 def test_a_wrong_configuration_is_told_before_anything_runs(

@@ -85,6 +85,31 @@ def refused_method(cls, backbone, message, **options):
     return str(error.value)
 
 
+def test_methods_read_rows_by_the_batch():
+    class Raw(Shrinking):
+        def terms(self, backbone, graph, stages, batch, clean):
+            return {"squares": self.scale * stages.output["item"].square().mean()}
+
+    class Indexed(Shrinking):
+        def terms(self, backbone, graph, stages, batch, clean):
+            return {"squares": self.scale * stages.output["user"][batch.user].square().mean()}
+
+    class Everything(Raw):
+        reads_all_rows = True
+
+    class NoDict(Shrinking):
+        def terms(self, backbone, graph, stages, batch, clean):
+            return self.scale
+
+    backbone = VBPR.from_data(DATA, embedding_dim=8)
+    refused_method(
+        Raw, backbone, r"the terms \['shrinking/squares'\] differ between stages of the ba"
+    )
+    refused_method(Indexed, backbone, "a forward pass fails with IndexError.*'batch.at")
+    refused_method(NoDict, backbone, "a forward pass fails with AttributeError.*'terms' a dict")
+    check_method(Everything, backbone, backbone.graph(DATA))
+
+
 def test_methods_leave_the_backbone_alone(backbone):
     class Adding(Shrinking):
         def attach(self, backbone):

@@ -77,7 +77,8 @@ class Backbone(nn.Module, ABC):
             **options: Options of the class; they win over the preset.
 
         Raises:
-            ValueError: If the preset or an option is unknown; the message lists the right ones.
+            ValueError: If the preset or an option is unknown; the message lists the right ones. Or
+                if an option without a default is missing.
         """
         if preset not in cls.presets:
             raise ValueError(f"'preset' needs to be one of {sorted(cls.presets)} (got {preset!r})")
@@ -87,13 +88,24 @@ class Backbone(nn.Module, ABC):
                 raise ValueError(
                     f"{cls.__name__} has no option '{name}'; its options are {sorted(allowed)}"
                 )
-        return cls(
-            **cls._sizes(data, options.get("modalities")), **{**cls.presets[preset], **options}
-        )
+        options = {**cls.presets[preset], **options}
+        sizes = cls._sizes(data, options.get("modalities"))
+        given = {k: x for k, x in sizes.items() if k in cls._arguments()}
+        missing = [k for k, x in allowed.items() if x.default is x.empty]
+        missing = [k for k in missing if k not in given and k not in options]
+        if missing:
+            raise ValueError(f"{cls.__name__} needs values for its options {missing}")
+        return cls(**given, **options)
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
         """The options of the class, by name: constructor arguments that data do not determine."""
+        determined = ("num_users", "num_items", "in_channels", "features")
+        return {name: x for name, x in cls._arguments().items() if name not in determined}
+
+    @classmethod
+    def _arguments(cls) -> dict[str, inspect.Parameter]:
+        """Arguments of the constructor by name, also those that it hands on."""
         found: dict[str, inspect.Parameter] = {}
         for constructor in (
             vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)
@@ -102,9 +114,8 @@ class Backbone(nn.Module, ABC):
             named = [x for x in parameters if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)]
             found = {**{x.name: x for x in named}, **found}
             if all(x.kind != x.VAR_KEYWORD for x in parameters):
-                break  # else it hands options on
-        determined = ("num_users", "num_items", "in_channels", "features")
-        return {name: x for name, x in found.items() if name not in determined}
+                break  # else it hands them on
+        return found
 
     @classmethod
     def _sizes(cls, data: HeteroData, names: Sequence[str] | None) -> dict[str, Any]:

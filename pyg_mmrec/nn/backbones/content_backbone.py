@@ -128,9 +128,13 @@ class ContentBackbone(Backbone):
 
     @property
     def content_channels(self) -> dict[str, int]:
-        """Size of each projection."""
-        layers: dict[str, Any] = dict(self.projection.items())
-        return {name: layer.out_features for name, layer in layers.items()}
+        """Size of each projection, that of the last linear layer in it."""
+        sizes = {}
+        for name, projection in self.projection.items():
+            for layer in projection.modules():
+                if isinstance(layer, nn.Linear):
+                    sizes[name] = layer.out_features
+        return sizes
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects each modality, see :meth:`content`."""

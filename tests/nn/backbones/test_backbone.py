@@ -2,7 +2,16 @@ import pytest
 import torch
 
 from pyg_mmrec.argument_checks import check_positive, check_weight
-from pyg_mmrec.nn.backbones import FREEDOM, MMGCN, VBPR, Backbone, LightGCN, MostPop, Triplets
+from pyg_mmrec.nn.backbones import (
+    FREEDOM,
+    MMGCN,
+    VBPR,
+    Backbone,
+    ContentBackbone,
+    LightGCN,
+    MostPop,
+    Triplets,
+)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3", None])
@@ -56,6 +65,19 @@ def test_a_constructor_that_hands_options_on_has_them(tiny):
     backbone = Own.from_data(tiny, num_layers=3, scale=2.0)
     assert (backbone.propagation.num_layers, backbone.scale) == (3, 2.0)
     assert set(Own.options()) == {"scale", "embedding_dim", "num_layers", "reg_weight"}
+
+
+def test_an_option_without_a_default_needs_a_value(tiny):
+    class Own(ContentBackbone):
+        fuse = encode = loss = sites = None
+
+        def __init__(self, num_users, num_items, in_channels, width):
+            super().__init__(num_users, num_items, in_channels)
+            self.width = width
+
+    with pytest.raises(ValueError, match=r"Own needs values for its options \['width'\]"):
+        Own.from_data(tiny)
+    assert Own.from_data(tiny, width=3).width == 3
 
 
 def test_an_unknown_preset_is_refused_and_options_win_over_presets(tiny):
