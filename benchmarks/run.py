@@ -48,8 +48,8 @@ FIELDS = (
 #: Types of fields, in YAML's words.
 KINDS = (
     ("model", str, "a name"), ("dataset", str, "a name"), ("method", str, "a name or 'none'"),
-    ("options", dict, "values by name"), ("grid", dict, "lists of values by name"),
-    ("published", list, "a list"),
+    ("options", dict | None, "values by name"), ("grid", dict | None, "lists of values by name"),
+    ("published", list | None, "a list"),
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ class Config:
         """
         content = read_fields(path, FIELDS)
         for name, kind, what in KINDS:
-            if not isinstance(content.get(name, kind()), kind):
+            if name in content and not isinstance(content[name], kind):
                 raise ValueError(f"'{path}' needs {what} for '{name}' (got {content[name]!r})")
         for entry in content.get("published") or []:
             values = dict(entry) if isinstance(entry, dict) else {}

@@ -535,11 +535,12 @@ class _BackboneCheck(Check):
         whole, some = ({}, {}) if not channels else (
             backbone.content(graph), backbone.content(graph, rows)
         )  # fmt: skip
-        keys = different(whole, {**whole, **backbone.project(graph)})
+        fused = backbone.project(graph)
+        other = [name for name in whole if name in fused and not close(fused[name], whole[name])]
         self.require(
-            not set(keys) & set(whole),
-            f"'content' and 'project' differ in {sorted(set(keys) & set(whole))}; methods read the "
-            f"former: override 'content', which the inherited 'project' returns",
+            not other,
+            f"'content' and 'project' differ in {other}; methods read the former: override "
+            f"'content', which the inherited 'project' returns",
         )
         for name, width in channels.items():
             shape = list(whole[name].shape) if name in whole else "nothing"

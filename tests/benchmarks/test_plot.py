@@ -170,7 +170,9 @@ def test_lines_are_named_by_the_options_in_which_those_of_the_same_name_differ(p
 
 
 def test_dots_are_normalized_by_the_best_of_their_model(program, make, tmp_path):
-    text = "model: {}\ndataset: planted-tiny\nmethod: {}\npublished: [{{source: x, ndcg@20: 0.3}}]\n"
+    text = (
+        "model: {}\ndataset: planted-tiny\nmethod: {}\npublished: [{{source: x, ndcg@20: 0.3}}]\n"
+    )
     configs = [
         make("a", text.format("VBPR", "none"), {"": [[0.1], [0.3]]}),
         make("b", text.format("VBPR", "dvib-c"), {"": [[0.4]]}),
