@@ -264,7 +264,10 @@ def train(experiment: Experiment, folder: Path, threads: int, lock: int) -> dict
         pass_fds=[lock],
     )  # fmt: skip
     if done.returncode != 0:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["it was killed"])[-1])
+        errors = folder / "errors.txt"
+        errors.write_text(done.stderr)
+        last = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
+        raise RuntimeError(f"{last} (all it said: '{errors}')")
     result = read_json(folder / "result.json")
     if not finished and memory.exists():
         result["peak_memory_bytes"] = int(memory.read_text())

@@ -263,6 +263,11 @@ class Trainer:
             with self._autocast():
                 second = self._second_loss(graph, batch)
             if second:
+                if "second_adam" not in self.optimizers:
+                    raise ValueError(
+                        f"the second stage has the loss terms {list(second)} and nothing to "
+                        f"train: the 'second_parameters' of its methods yield none"
+                    )
                 self._step("second_adam", second)
             terms = first | second
             losses.append(torch.stack(list(terms.values())).detach())

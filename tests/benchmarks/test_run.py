@@ -154,6 +154,16 @@ def test_a_result_that_came_meanwhile_stays(config, tmp_path, load_script, monke
         pass
 
 
+def test_what_a_failed_run_said_is_kept(tmp_path, load_script):
+    run = load_script("run")
+    experiment = run.Experiment("LightGCN", "nowhere", root=str(tmp_path))
+    with open(tmp_path / "lock", "w") as lock, pytest.raises(RuntimeError) as error:
+        run.train(experiment, tmp_path, 1, lock.fileno())
+    file = tmp_path / "errors.txt"
+    assert str(file) in str(error.value) and "nowhere" in str(error.value)
+    assert "nowhere" in file.read_text()
+
+
 def test_names_of_configurations_differ(config, tmp_path, monkeypatch, load_script, capsys):
     other = tmp_path / "other" / config.name
     other.parent.mkdir()

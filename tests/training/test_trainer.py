@@ -391,6 +391,21 @@ def test_what_does_not_go_together_is_refused(data: HeteroData) -> None:
         Trainer(Objective(backbone), data, {"epochs": 3})  # type: ignore[arg-type]
 
 
+class NothingToTrain(Method):
+    """Has a second stage without parameters."""
+
+    name = "nothing"
+
+    def second_terms(self, *_: Any) -> dict[str, Tensor]:
+        return {"one": torch.ones(())}
+
+
+def test_a_second_stage_needs_parameters(data: HeteroData) -> None:
+    trainer = Trainer(Objective(BPRMF.from_data(data), NothingToTrain()), data, progress=False)
+    with pytest.raises(ValueError, match=r"terms \['nothing/one'\] and nothing to train"):
+        trainer.fit()
+
+
 def test_unknown_metric_and_split_are_refused(data: HeteroData) -> None:
     with pytest.raises(ValueError, match=r"'metric' needs to be one of .*\(got 'recall@7'\)"):
         Trainer(lightgcn(data), data, TrainingOptions(metric="recall@7"))

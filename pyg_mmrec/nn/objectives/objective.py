@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from pyg_mmrec.data import Graph
@@ -78,6 +80,9 @@ class Objective(nn.Module):
         Args:
             graph (Graph): The training graph.
             batch (Triplets): The batch.
+
+        Raises:
+            ValueError: If a term of the backbone or of a method is no scalar.
         """
         methods: list[Method] = list(self.methods)  # type: ignore[arg-type]
         clean_weight = 1.0
@@ -89,12 +94,13 @@ class Objective(nn.Module):
             batch = GatheredTriplets.of(batch)
         else:
             stages = self.backbone(graph)
-        clean, terms = self.backbone.loss(stages, batch), {}
+        clean, terms = _scalars(self.backbone.loss(stages, batch), self.backbone), {}
         if clean_weight != 0:
             for name, value in clean.items():
                 terms[name] = value if clean_weight == 1 else clean_weight * value
         for method in methods:
-            for name, value in method.terms(self.backbone, graph, stages, batch, clean).items():
+            more = method.terms(self.backbone, graph, stages, batch, clean)
+            for name, value in _scalars(more, method).items():
                 terms[f"{method.name}/{name}"] = value
         return terms
 
@@ -138,17 +144,31 @@ class Objective(nn.Module):
         Args:
             graph (Graph): The training graph.
             batch (Triplets): The batch.
+
+        Raises:
+            ValueError: If a term is no scalar.
         """
-        return {
-            f"{method.name}/{name}": value
-            for method in self.methods
-            for name, value in method.second_terms(  # type: ignore[operator]
-                self.backbone, graph, batch
-            ).items()
-        }
+        terms = {}
+        for method in self.methods:
+            found = method.second_terms(self.backbone, graph, batch)  # type: ignore[operator]
+            for name, value in _scalars(found, method).items():
+                terms[f"{method.name}/{name}"] = value
+        return terms
 
     def inference_graph(self, graph: Graph) -> Graph:
         """The graph on which the bare backbone ranks."""
         for method in self.methods:
             graph = method.inference_graph(self.backbone, graph)  # type: ignore[operator]
         return graph
+
+
+def _scalars(terms: Any, owner: nn.Module) -> dict[str, Tensor]:
+    """The loss terms of a backbone or method as they are, which need to be scalars by name."""
+    of = f"of {type(owner).__name__}"
+    if not isinstance(terms, dict):
+        raise ValueError(f"the loss terms {of} need to be a dict (got {type(terms).__name__})")
+    for name, value in terms.items():
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the loss term '{name}' {of} needs to be a scalar tensor (got {got})")
+    return terms

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 from torch_geometric import seed_everything
 
 from pyg_mmrec.experiment import BACKBONES, METHODS
@@ -113,6 +114,20 @@ def test_training_lowers_the_loss(model, method, tiny, sample):
             losses[-1] += step(objective.second_stage(graph, batch), optimizers[1])
         assert len(values) == (2 if "mg" in method and i % 3 == 0 else 1)
     assert losses[-1] < losses[0] - 0.1 * abs(losses[0])
+
+
+@pytest.mark.parametrize(("model", "method"), EVERY_LOSS)
+def test_a_step_stays_on_its_device_and_never_waits_for_it(model, method, tiny, sample):
+    objective = build(model, method, tiny)
+    backbone = objective.backbone
+    graph = training_graph(objective, backbone.graph(tiny)).detach().to("meta")
+    objective.to("meta")  # refuses tensors of a CPU beside its own, and has no values to read
+    for size in (16, 512):  # the batch's rows, and all of them
+        batch = pytree.tree_map(lambda x: x.to("meta"), sample(tiny, size))
+        torch.stack(list(objective(graph, batch).values())).sum().backward()
+    assert {x.grad.device.type for x in objective.parameters() if x.grad is not None} == {"meta"}
+    scores = backbone.eval().scores(backbone(graph), graph, batch.user)
+    assert scores.shape == (512, backbone.num_items) and scores.is_meta
 
 
 @pytest.mark.parametrize(("model", "method"), EVERY_LOSS)

@@ -135,6 +135,47 @@ def test_nothing_to_train_has_no_term(tiny, sample):
     assert Objective(backbone)(backbone.graph(tiny), sample(tiny)) == {}
 
 
+class Wrong(Method):
+    """Returns what is no dict of scalars."""
+
+    name = "wrong"
+
+    def __init__(self, terms=None, second=None):
+        super().__init__()
+        self.found, self.second = terms or {}, second or {}
+
+    def terms(self, *_):
+        return self.found
+
+    def second_terms(self, *_):
+        return self.second
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rows": torch.zeros(3)}, r"'rows' of Wrong needs to be a scalar tensor \(got \[3\]\)"),
+        ({"number": 0.5}, r"'number' of Wrong needs to be a scalar tensor \(got float\)"),
+        (torch.ones(()), r"terms of Wrong need to be a dict \(got Tensor\)"),
+    ],
+)
+def test_terms_are_scalars(tiny, sample, wrong, message):
+    backbone = VBPR.from_data(tiny, embedding_dim=8)
+    graph, batch = backbone.graph(tiny), sample(tiny)
+    with pytest.raises(ValueError, match=message):
+        Objective(backbone, Wrong(wrong))(graph, batch)
+    with pytest.raises(ValueError, match=message):
+        Objective(backbone, Wrong(second=wrong)).second_stage(graph, batch)
+
+
+def test_a_loss_of_the_backbone_is_one_number(tiny, sample, monkeypatch):
+    backbone = VBPR.from_data(tiny, embedding_dim=8)
+    graph, batch = backbone.graph(tiny), sample(tiny)
+    monkeypatch.setattr(backbone, "loss", lambda stages, batch: {"bpr": batch.user.float()})
+    with pytest.raises(ValueError, match=r"the loss term 'bpr' of VBPR needs to be a scalar"):
+        Objective(backbone, DVIBc())(graph, batch)
+
+
 def test_two_methods_of_one_name_are_refused_before_anything_is_attached(tiny):
     attached = []
 
