@@ -316,6 +316,17 @@ FORMATS: dict[str, Callable[[Sequence[Sequence[str]], Sequence[str]], str]] = {
 FOR_READERS = ("markdown", "terminal")
 
 
+def notes_of(configs: Sequence[Config]) -> list[str]:
+    """What configurations say beside their figures, each once, with the rows that it is about."""
+    about: dict[str, list[str]] = {}
+    for config in configs:
+        note, method = config.content.get("note"), config.content.get("method", "none")
+        row = config.content["model"] + ("" if method == "none" else f" {method}")
+        if note is not None and row not in about.setdefault(note, []):
+            about[note].append(row)
+    return [f"{', '.join(rows)}: {note}" for note, rows in about.items()]
+
+
 def show(
     results: list[Result], metrics: Sequence[str] | None, wide: bool, form: str
 ) -> tuple[str, str]:
@@ -335,7 +346,7 @@ def show(
     shared = ""
     if form in FOR_READERS:
         shared, header, lines = common_cells(header, lines)
-    notes = sorted({str(result.config.content.get("note")) for result in results} - {"None"})
+    notes = notes_of([result.config for result in results])
     shared = "; ".join(text for text in (shared, options and f"where it trains: {options}") if text)
     table = FORMATS[form](lines, header)
     if wide and "%*" in table:

@@ -76,9 +76,9 @@ def test_a_queue_searches_repeats_and_never_overwrites(config, tmp_path, program
     assert table.returncode == 0, table.err
     runs = [contents[best.with_name(f"seed-{seed}.json")] for seed in (0, 1)]
     mean = sum(run["metrics"]["test"]["recall@20"] for run in runs) / 2
-    (row,) = [line for line in table.out.splitlines() if "LightGCN" in line]
+    (row,) = [line for line in table.out.splitlines() if "| LightGCN" in line]
     assert f"| {mean:.4f} ± " in row and f"| {100 * (mean / 0.25 - 1):+.1f} % |" in row
-    assert "0.2500 (somewhere)" in row and table.out.rstrip().endswith("a small one")
+    assert "0.2500 (somewhere)" in row and table.out.rstrip().endswith("LightGCN: a small one")
 
     config.write_text(CONFIG.replace("train.epochs: 3", "train.epochs: 2"))
     changed = program("run", config, *folders)

@@ -374,3 +374,12 @@ def test_every_format_holds_the_same_cells(program):
     assert r"a\_b & 0.1 $\pm$ 0.2 \\" in latex and r"c & +3.0 \% \\" in latex
     assert latex.startswith(r"\begin{tabular}{ll}")
     assert "a_b     0.1 ± 0.2" in program.FORMATS["terminal"](rows, headers)
+
+
+def test_notes_say_which_rows_they_are_about(program, tmp_path):
+    text = "model: LightGCN\ndataset: planted-tiny\nnote: few\n"
+    texts = [text, text + "method: dvib-c\n", text + "preset: mmrec\n", text.replace("few", "many")]
+    texts.append("model: BPRMF\ndataset: planted-tiny\n")
+    paths = [write(program, tmp_path, str(i), text, []) for i, text in enumerate(texts)]
+    _, notes = program.show(read(program, tmp_path, *paths), ["recall@20"], False, "markdown")
+    assert notes.split() == ["LightGCN,", "LightGCN", "dvib-c:", "few", "LightGCN:", "many"]
