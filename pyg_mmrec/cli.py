@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,14 @@ def train(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def describe(name: str, counts: Mapping[str, Any]) -> str:
     """What a run is trained on, of :func:`~pyg_mmrec.data.statistics`, in one line."""
     splits = " / ".join(str(counts[split]) for split in ("training", "validation", "test"))
-    dropped = counts["dropped"].get("duplicate_pairs", 0)
+    dropped = counts["dropped"]
+    left_out = [f"{n} duplicates" for n in [dropped.get("duplicate_pairs", 0)] if n]
+    left_out += [
+        f"{n} {split} interactions of users without training"
+        for split in ("validation", "test")
+        for n in [dropped.get(f"{split}_interactions", 0)]
+        if n
+    ]
     features = [
         f"{modality} {'without features' if item['dim'] is None else item['dim']}"
         + (f" ({item['missing']} items lack it)" if item["missing"] else "")
@@ -124,7 +132,7 @@ def describe(name: str, counts: Mapping[str, Any]) -> str:
     ]
     return (
         f"{name}: {counts['users']} users, {counts['items']} items, {splits} interactions"
-        + (f" ({dropped} duplicates left out)" if dropped else "")
+        + (f" ({', '.join(left_out)} left out)" if left_out else "")
         + f"; {', '.join(features) or 'no modalities'}"
     )
 
@@ -166,15 +174,30 @@ def summarize(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _is_raised_in(error: BaseException | None, modules: Collection[str]) -> bool:
+    """Whether an error, or what caused it, came about in a call of these modules."""
+    packages = {name.split(".")[0] for name in modules} - {"pyg_mmrec"}
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__name__", "").split(".")[0] in packages:
+                return True
+        error = error.__cause__
+    return False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     arguments = make_parser().parse_args(argv)
     tune_process()
+    if not arguments.quiet:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("pyg_mmrec").setLevel(logging.INFO)  # which index finds neighbours
     try:
         results = train(arguments)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        if ":" in arguments.model + arguments.method:  # code of the user's own
-            traceback.print_exc()
+        names = [arguments.model, *arguments.method.split("+")]
+        if _is_raised_in(error, {name.split(":")[0] for name in names if ":" in name}):
+            traceback.print_exc()  # code of the user's own
         print(f"pyg-mmrec: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

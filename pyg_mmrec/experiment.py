@@ -85,7 +85,14 @@ def choose(kind: str, name: str, choices: Mapping[str, Any], own: type | None = 
     except ImportError as error:
         raise ImportError(f"{kind} '{name}' cannot be imported: {error}") from error
     except (AttributeError, ValueError) as error:
-        raise ValueError(f"there is no {kind} '{name}' ({error})") from error
+        module = name.split(":")[0]
+        there = [
+            f"{module}:{key}"
+            for key, found in vars(sys.modules.get(module, own)).items()
+            if isinstance(found, type) and issubclass(found, own) and found.__module__ == module
+        ]
+        also = f"; there are {', '.join(there)}" if there else ""
+        raise ValueError(f"there is no {kind} '{name}' ({error}){also}") from error
     if not (isinstance(found, type) and issubclass(found, own) and found is not own):
         raise ValueError(f"{kind} '{name}' needs to name a {own.__name__} (got {found!r})")
     if inspect.isabstract(found):
@@ -123,7 +130,7 @@ class Experiment:
 
     Raises:
         ValueError: If a name or an option is unknown or does not fit; the message lists the right
-            ones.
+            ones. Or if the seed is none.
     """
 
     model: str
@@ -138,6 +145,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         choose("preset", self.preset, dict.fromkeys(PRESETS))
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"'seed' needs to be an integer from 0 to 2^32 - 1 (got {self.seed})")
         self.options = {name: option_text(value) for name, value in self.options.items()}
         try:
             torch.zeros(1, device=self.device).tolist()
@@ -321,10 +330,11 @@ class Experiment:
             finished = self._finished(folder, described["fingerprints"])
             if finished is not None:
                 return finished
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()  # it can be written to
         seed_everything(self.seed)
         objective = self.objective(data)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()  # it can be written to
         identity = {}
         if self.start_from is not None:
             start = self._start(objective.backbone, described["fingerprints"])

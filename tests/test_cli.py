@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyg_mmrec.cli import main
+from pyg_mmrec.cli import describe, main
 from pyg_mmrec.experiment import (
     BACKBONES,
     METHODS,
@@ -135,6 +135,7 @@ def test_a_model_and_a_method_of_ones_own_train_and_are_loaded(tmp_path, monkeyp
     check_loaded(Path("run"), "Mine")
     for wrong, message in (
         (["--model", "my_models:Other"], "there is no model 'my_models:Other' (module 'my_models'"),
+        (["--model", "my_models:Other"], "; there are my_models:Mine\n"),
         (["--model", "my_models:DVIBc"], "'my_models:DVIBc' needs to name a Backbone (got <class"),
         (["--model", "no_models:Mine"], "No module named 'no_models'"),
         (["--model", "pyg_mmrec.nn.backbones:ContentBackbone"], "is abstract"),
@@ -143,7 +144,8 @@ def test_a_model_and_a_method_of_ones_own_train_and_are_loaded(tmp_path, monkeyp
         (["--model", "my_models:Mine", "--set", "model.size=1"], "there are model.edge_dropout"),
     ):
         assert main([*TINY, *wrong]) == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error
 
 
 def test_a_class_that_has_changed_since_is_found_out(tmp_path, monkeypatch, capsys):
@@ -169,7 +171,11 @@ def test_a_class_that_has_changed_since_is_found_out(tmp_path, monkeypatch, caps
     capsys.readouterr()
     assert main([*TINY, "--model", "my_failing:Changing"]) == 2
     error = capsys.readouterr().err
-    assert "my_failing.py" in error and "error: not enough values to unpack" in error
+    assert (
+        "Traceback" in error
+        and "my_failing.py" in error
+        and "error: not enough values to unpack" in error
+    )
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
@@ -363,6 +369,35 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith("pyg-mmrec: error: ") and error.count("\n") == 1
     assert message in error
+
+
+def test_a_mistake_leaves_no_folder(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*TINY, "--model", "BPRMF", "--out", str(out), "--seed", "-1"]) == 2
+    assert "'seed' needs to be an integer from 0 to 2^32 - 1 (got -1)" in capsys.readouterr().err
+    unfit = ["--set", "model.modality_weights=image:1"]
+    assert main([*TINY, "--model", "FREEDOM", "--out", str(out), *unfit]) == 2
+    assert "'modality_weights' needs one weight for each" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_it_says_what_was_left_out():
+    counts = {
+        "users": 3, "items": 4, "training": 5, "validation": 1, "test": 2, "modalities": {},
+        "dropped": {"duplicate_pairs": 6, "test_users": 1, "test_interactions": 2},
+    }  # fmt: skip
+    assert describe("mine", counts) == (
+        "mine: 3 users, 4 items, 5 / 1 / 2 interactions (6 duplicates, 2 test interactions of "
+        "users without training left out); no modalities"
+    )
+
+
+def test_it_says_which_index_was_picked(caplog):
+    arguments = ["train", "--dataset", "planted-tiny", "--model", "FREEDOM"]
+    assert main([*arguments, "--set", "train.epochs=1", "model.knn_index=auto"]) == 0
+    assert "modality 'text': graph of k=10 neighbours between 90 of 90 items, index flat" in (
+        caplog.text
+    )
 
 
 def test_an_unusable_folder_is_found_before_training(monkeypatch):

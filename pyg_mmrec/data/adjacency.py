@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -13,6 +14,12 @@ from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
 
 _Tree = TypeVar("_Tree")
+
+with warnings.catch_warnings():
+    # The first CSR tensor of a process warns that the layout is in beta, and none after it.
+    warnings.simplefilter("ignore")
+    _none = torch.zeros(1, dtype=torch.int32)
+    torch.sparse_csr_tensor(_none, _none[:0], torch.empty(0), (0, 0))
 
 
 def moved(tree: _Tree, device: torch.device | str, non_blocking: bool = False) -> _Tree:

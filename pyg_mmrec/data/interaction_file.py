@@ -276,9 +276,12 @@ class _Table:
         row = int(bad.argmax())
         value = self._text(role).iloc[row]
         name = self.header[self.position[role]]
+        way_out = (
+            f"; columns={{'{role}': None}} leaves it out" if role in ("rating", "time") else ""
+        )
         raise ValueError(
             f"'{self.path}', line {self._row(row)[1]}, column '{name}': expected {expected} "
-            f"(got {value!r})"
+            f"(got {value!r}){way_out}"
         )
 
     def _text(self, role: str) -> pd.Series[str]:

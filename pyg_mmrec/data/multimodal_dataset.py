@@ -134,6 +134,7 @@ class MultimodalDataset(InMemoryDataset):
         interactions = read_interactions(
             path, columns, num_users=num_users, num_items=num_items, num_items_source=source
         )
+        _tell_unseen(interactions, path, source)
         label = split_labels(interactions, split, seed)
         features = {
             m: load_features(feature_files[m], on_invalid) for m in selected if m in feature_files
@@ -288,6 +289,23 @@ def _count_items(num_items: int | None, files: Sequence[Path]) -> tuple[int | No
                 f"'{file}': expected {num_items} rows, one per item, as in {source} (got {rows})"
             )
     return num_items, source
+
+
+def _tell_unseen(interactions: Interactions, path: Path, source: str) -> None:
+    """Warns if a file's number of items is more than occur, which may be a mistake."""
+    if source == "'num_items'":
+        return  # asked for, or the interactions' own number
+    occurs = torch.zeros(interactions.num_items, dtype=torch.bool).index_fill_(
+        0, interactions.item, True
+    )
+    unseen = (~occurs).nonzero().view(-1)
+    if unseen.numel() > 0:
+        warnings.warn(
+            f"{source} has rows of {interactions.num_items} items, of which {unseen.numel()} "
+            f"never occur in '{path}', the first is {int(unseen[0])}, and yet are items of the "
+            f"data; say that they are meant by num_items={interactions.num_items}",
+            stacklevel=3,
+        )
 
 
 def _datasets(root: Path) -> list[str]:

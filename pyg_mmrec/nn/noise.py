@@ -108,6 +108,7 @@ class AdaptiveNoise(nn.Module):
                 f"'channels' and the two 'hidden_channels' need to be positive "
                 f"(got {channels} and {list(hidden_channels)})"
             )
+        self.channels = channels
         self.kind = kind
         self.scale = scale
         first, second = hidden_channels
@@ -129,7 +130,15 @@ class AdaptiveNoise(nn.Module):
     def forward(
         self, hidden: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws a perturbation of ``hidden`` and tells its strength."""
+        """Draws a perturbation of ``hidden`` and tells its strength.
+
+        Raises:
+            ValueError: If rows are not as long as the network reads.
+        """
+        if hidden.size(-1) != self.channels:
+            raise ValueError(
+                f"'hidden' needs rows of {self.channels} channels (got shape {list(hidden.shape)})"
+            )
         phi = self.net(hidden)
         if self.kind == "dropout":
             uniform = torch.empty_like(hidden, requires_grad=False).uniform_(generator=generator)

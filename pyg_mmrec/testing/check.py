@@ -17,6 +17,20 @@ from pyg_mmrec.training import TripletSampler
 _BATCH_SIZE = 32
 
 
+def check_types(backbone: Any, graph: Any) -> None:
+    """Raises a :class:`ValueError` unless it is a backbone and what one computes on."""
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"'backbone' needs to be a Backbone (got {_kind(backbone)})")
+    if not isinstance(graph, Graph):
+        raise ValueError(
+            f"'graph' needs to be a Graph, as 'backbone.graph(data)' makes it (got {_kind(graph)})"
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def forked_random_state(graph: Graph) -> Any:
     """Gives the random states back at the end of a ``with`` block."""
     device = graph.adjacency[INTERACTS].col.device

@@ -25,6 +25,7 @@ from pyg_mmrec.nn.backbones.stages import node_type
 from pyg_mmrec.testing.check import (
     Check,
     Snapshot,
+    check_types,
     close,
     different,
     finite,
@@ -58,7 +59,8 @@ def check_backbone(
 
     Raises:
         AssertionError: If a rule is broken; the message says which, and how to fix it.
-        ValueError: If ``unused_parameters`` names something that is no parameter.
+        ValueError: If an argument is of another kind, or ``unused_parameters`` names something that
+            is no parameter.
 
     Example:
         .. code-block:: python
@@ -68,6 +70,7 @@ def check_backbone(
                 backbone = MyBackbone.from_data(data)
                 check_backbone(backbone, backbone.graph(data))
     """
+    check_types(backbone, graph)
     names = [name for name, _ in backbone.named_parameters()]
     for name in unused_parameters:
         if name not in names:
@@ -87,6 +90,7 @@ def check_backbone(
         check.sample_graph()
         check.content()
         check.item_graph()
+        check.hidden()
 
 
 class _BackboneCheck(Check):
@@ -229,6 +233,22 @@ class _BackboneCheck(Check):
                 f"{different(x, y)} differ); compute later sites anew, so that noise adds up",
             )
         self.require_unwritten("'encode'")
+
+    @torch.no_grad()
+    def hidden(self) -> None:
+        first, context = self.backbone.fuse(self.backbone.project(self.graph), self.graph)
+        delta = {site: self.noise(x) for site, x in first.items()}
+        moved = {site: x + delta[site] for site, x in first.items()}
+        given = self.backbone.encode(moved, context, self.graph)
+        added = self.backbone.encode(first, context, self.graph, delta)
+        # The output may keep the clean layer, say for a norm penalty.
+        for part, x, y in (("hidden", given[0], added[0]), ("compared", given[2], added[2])):
+            self.require(
+                not different(x, y),
+                f"'encode' does not read the hidden layers that it gets: {part} {different(x, y)} "
+                f"differ between moved ones and a delta as large; compute it from 'hidden', not "
+                f"from what 'fuse' made that of",
+            )
 
     @staticmethod
     def noise(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pyg_mmrec.nn.objectives import Method, Objective
 from pyg_mmrec.testing.check import (
     Check,
     Snapshot,
+    check_types,
     close,
     different,
     finite,
@@ -51,8 +52,15 @@ def check_method(
 
     Raises:
         AssertionError: If a rule is broken; the message says which, and how to fix it.
-        ValueError: If ``unused_parameters`` names something that is no parameter of the method.
+        ValueError: If an argument is of another kind, or ``unused_parameters`` names something that
+            is no parameter of the method.
     """
+    check_types(backbone, graph)
+    if isinstance(method_factory, Method) or not callable(method_factory):
+        raise ValueError(
+            f"'method_factory' needs to make a new method at every call, as a class does (got "
+            f"{type(method_factory).__name__})"
+        )
     with forked_random_state(graph):
         batch = some_batch(graph) if batch is None else batch
         check = _MethodCheck(method_factory, copy.deepcopy(backbone), graph, batch)
@@ -142,7 +150,7 @@ class _MethodCheck(Check):
         torch.manual_seed(seed)
         try:
             return self.objective(self.graph, self.batch)
-        except (IndexError, AttributeError, TypeError) as error:
+        except (IndexError, AttributeError, TypeError, ValueError) as error:
             raise AssertionError(
                 f"{self.subject}: a forward pass fails with {error!r}; 'refine' needs to return a "
                 f"Graph and 'terms' a dict, and {_HOW_TO_READ}"

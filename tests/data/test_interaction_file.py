@@ -142,7 +142,7 @@ GOOD = "0\t1\t0\t1.5\t7\n"
         ("0\t1\t0\t1e99\t7", r"column 'rating': .*\(got '1e99'\)"),
         ("0\t1\t0\t\t7", r"column 'rating': .*\(got ''\)"),
         ("0\t1\t0\t1\tnoon", r"line 3, column 'timestamp': expected an integer timestamp"),
-        ("0\t1\t0\t1\t7.5", r"column 'timestamp': .*\(got '7.5'\)"),
+        ("0\t1\t0\t1\t7.5", r"column 'timestamp': .*\(got '7.5'\); columns=.'time': None. lea"),
         ("0\t1\t0\t1\t", r"column 'timestamp': .*\(got ''\)"),
         ("0\t1\t0\t1\t1e30", r"column 'timestamp': .*\(got '1e30'\)"),
         ("0\t1", r"line 3, column 'x_label': .*\(got ''\)"),

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,18 @@ def test_read_only_folder_stays_untouched(root: Path) -> None:
         os.chmod(folder, stat.S_IRWXU)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in root.iterdir()] == ["toy"]
+
+
+def test_items_of_features_that_never_occur_are_told(root: Path) -> None:
+    path = root / "toy" / "toy.inter"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if line.split("\t")[1] != "14") + "\n")
+    expected = r"'image_feat.npy' has rows of 15 items, of which 1 never occur in .*first is 14"
+    with pytest.warns(UserWarning, match=expected):
+        MultimodalDataset(root, "toy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert MultimodalDataset(root, "toy", num_items=NUM_ITEMS)[0]["item"].num_nodes == 15
 
 
 def test_modalities_are_picked(root: Path) -> None:

@@ -182,3 +182,8 @@ def test_adaptive_dropout_at_a_rate_that_rounds_to_1_drops_all(hidden):
 def test_bad_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_rows_of_another_length_are_refused():
+    with pytest.raises(ValueError, match=r"needs rows of 8 channels \(got shape \[3, 9\]\)"):
+        AdaptiveNoise(8)(torch.zeros(3, 9))

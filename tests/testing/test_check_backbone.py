@@ -274,6 +274,22 @@ def test_encode_only_adds_its_delta():
     refused(Halved, "a delta at 'item/first' is not added there; return hidden")
 
 
+def test_encode_reads_the_hidden_layers_that_it_gets():
+    class Remade(Sound):
+        def encode(self, hidden, context, graph, delta=None):
+            return super().encode({"item/first": self.item_embedding.weight}, context, graph, delta)
+
+    refused(Remade, "'encode' does not read the hidden layers that it gets: hidden")
+
+
+def test_what_is_no_backbone_or_graph_is_refused():
+    backbone = Sound(DATA["user"].num_nodes, DATA["item"].num_nodes)
+    with pytest.raises(ValueError, match=r"'backbone' needs to be a Backbone \(got the class So"):
+        check_backbone(Sound, backbone.graph(DATA))
+    with pytest.raises(ValueError, match=r"'graph' needs to be a Graph.*\(got HeteroData\)"):
+        check_backbone(backbone, DATA)
+
+
 def test_sites_are_the_hidden_layers():
     class Missing(Sound):
         sites = {"item/first": 4}

@@ -106,8 +106,15 @@ def test_methods_read_rows_by_the_batch():
         Raw, backbone, r"the terms \['shrinking/squares'\] differ between stages of the ba"
     )
     refused_method(Indexed, backbone, "a forward pass fails with IndexError.*'batch.at")
-    refused_method(NoDict, backbone, "a forward pass fails with AttributeError.*'terms' a dict")
+    refused_method(NoDict, backbone, "a forward pass fails with ValueError.*'terms' a dict")
     check_method(Everything, backbone, backbone.graph(DATA))
+
+
+def test_what_makes_no_method_is_refused(backbone):
+    with pytest.raises(ValueError, match=r"needs to make a new method.*\(got DVIBa\)"):
+        check_method(DVIBa(), backbone, backbone.graph(DATA))
+    with pytest.raises(ValueError, match=r"'graph' needs to be a Graph"):
+        check_method(DVIBa, backbone, DATA)
 
 
 def test_methods_leave_the_backbone_alone(backbone):

@@ -78,10 +78,11 @@ class Backbone(nn.Module, ABC):
 
         Raises:
             ValueError: If the preset or an option is unknown; the message lists the right ones. Or
-                if an option without a default is missing.
+                if an option without a default is missing, or the data lack what backbones need.
         """
         if preset not in cls.presets:
             raise ValueError(f"'preset' needs to be one of {sorted(cls.presets)} (got {preset!r})")
+        check_hetero(data)
         allowed = cls.options()
         for name in options:
             if name not in allowed:

@@ -9,6 +9,7 @@ from torch_geometric.utils import spmm as pyg_spmm
 from torch_geometric.utils.sparse import set_sparse_value
 
 from pyg_mmrec.data import Adjacency
+from pyg_mmrec.nn.conv.weighted_conv import with_wide_ids
 from pyg_mmrec.nn.functional.spmm import outside_autocast, spmm
 
 
@@ -150,6 +151,7 @@ class MMGCNConv(MessagePassing):
                 )
             source = outside_autocast(source)  # as the weights are to be, too
             return spmm(_with_mean_weight(edge_index, edge_mask, source.dtype), source)
+        edge_index = with_wide_ids(edge_index)
         if edge_mask is not None:
             if not isinstance(edge_index, Tensor) or edge_index.layout is not torch.strided:
                 raise ValueError("'edge_mask' does not go with a sparse matrix: leave edges out")

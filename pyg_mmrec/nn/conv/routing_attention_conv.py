@@ -8,6 +8,7 @@ from torch_geometric.utils import is_torch_sparse_tensor
 from torch_geometric.utils.sparse import set_sparse_value
 
 from pyg_mmrec.data import Adjacency
+from pyg_mmrec.nn.conv.weighted_conv import with_wide_ids
 from pyg_mmrec.nn.functional.edge_softmax import edge_softmax
 from pyg_mmrec.nn.functional.spmm import sddmm, spmm
 
@@ -95,10 +96,11 @@ class RoutingAttentionConv(MessagePassing):
                 raise ValueError("'edge_mask' does not go with a sparse matrix: leave edges out")
             if isinstance(edge_index, Tensor) and edge_index.layout is torch.sparse_csc:
                 edge_index = edge_index.to_sparse_csr()  # PyG collects no features along the other
+            graph = with_wide_ids(edge_index)
             # edge_updater_type: (x: PairTensor, edge_mask: OptTensor)
-            alpha = self.edge_updater(edge_index, x=x, edge_mask=edge_mask, size=size)
+            alpha = self.edge_updater(graph, x=x, edge_mask=edge_mask, size=size)
             # propagate_type: (x: PairTensor, alpha: Tensor)
-            out = self.propagate(edge_index, x=x, alpha=alpha, size=size)
+            out = self.propagate(graph, x=x, alpha=alpha, size=size)
         if not return_attention_weights:
             return out
         if isinstance(edge_index, SparseTensor):

@@ -11,6 +11,14 @@ from pyg_mmrec.data import Adjacency
 from pyg_mmrec.nn.functional.spmm import outside_autocast, spmm
 
 
+def with_wide_ids(edge_index: Any) -> Any:
+    """The same graph, with 64-bit ids if it is one of edges: by expanded indices of 32 bits, as
+    PyG's backward pass has them, torch 2.13 gathers wrong rows on a CPU.
+    """
+    coo = isinstance(edge_index, Tensor) and edge_index.layout is torch.strided
+    return edge_index.long() if coo and edge_index.dtype == torch.int32 else edge_index
+
+
 class WeightedConv(MessagePassing):
     r"""Weighted propagation, the one graph operation of LightGCN-like recommenders.
 
@@ -75,6 +83,7 @@ class WeightedConv(MessagePassing):
         """
         if isinstance(x, Tensor):
             x = (x, x)
+        edge_index = with_wide_ids(edge_index)
         if isinstance(edge_index, Adjacency):
             if edge_weight is not None:
                 edge_index = edge_index.with_weight(edge_weight)
@@ -91,6 +100,11 @@ class WeightedConv(MessagePassing):
             raise ValueError("'edge_weight' does not go with a sparse matrix, which holds its own")
         elif isinstance(edge_index, Tensor) and edge_index.layout is torch.sparse_csc:
             edge_index = edge_index.to_sparse_csr()  # the other has no gradient by values
+        if edge_weight is not None and edge_weight.shape != edge_index.shape[1:]:
+            raise ValueError(
+                f"'edge_weight' needs one number per edge, shape {list(edge_index.shape[1:])} "
+                f"(got {list(edge_weight.shape)})"
+            )
         # propagate_type: (x: OptPairTensor, edge_weight: OptTensor)
         return self.propagate(edge_index, x=x, edge_weight=edge_weight, size=size)
 

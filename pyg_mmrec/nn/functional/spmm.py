@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -18,12 +17,6 @@ def _csr(rowptr: Tensor, col: Tensor, weight: Tensor, num_columns: int) -> Tenso
     return torch.sparse_csr_tensor(
         rowptr, col, weight, (rowptr.numel() - 1, num_columns), check_invariants=False
     )
-
-
-with warnings.catch_warnings():
-    # The first CSR tensor of a process warns that the layout is in beta, and none after it.
-    warnings.simplefilter("ignore")
-    _csr(torch.zeros(1, dtype=torch.int32), torch.empty(0, dtype=torch.int32), torch.empty(0), 0)
 
 
 def _sums_bags(x: Tensor) -> bool:

@@ -49,6 +49,8 @@ class Objective(nn.Module):
 
     def __init__(self, backbone: Backbone, *methods: Method) -> None:
         super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise ValueError(f"'backbone' needs to be a Backbone (got {type(backbone).__name__})")
         for method in methods:
             if not isinstance(method, Method):
                 raise ValueError(f"'methods' needs methods, instances of Method (got {method!r})")

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from pyg_mmrec.argument_checks import check_positive, check_weight
+from pyg_mmrec.data import PlantedDataset
 from pyg_mmrec.nn.backbones import (
     FREEDOM,
     MMGCN,
@@ -78,6 +79,14 @@ def test_an_option_without_a_default_needs_a_value(tiny):
     with pytest.raises(ValueError, match=r"Own needs values for its options \['width'\]"):
         Own.from_data(tiny)
     assert Own.from_data(tiny, width=3).width == 3
+
+
+@pytest.mark.parametrize("cls", [LightGCN, FREEDOM, MostPop])
+def test_data_sets_and_lists_are_no_data(cls, tiny):
+    with pytest.raises(ValueError, match=r"of a data set its \[0\] \(got PlantedDataset\)"):
+        cls.from_data(PlantedDataset("tiny"))
+    with pytest.raises(ValueError, match=r"'data' needs to be a HeteroData.*\(got list\)"):
+        cls.from_data([tiny])
 
 
 def test_an_unknown_preset_is_refused_and_options_win_over_presets(tiny):

@@ -25,6 +25,10 @@ def layouts() -> Callable[..., Iterator[tuple[str, Any, Tensor | None]]]:
         yield "coo", edge_index, weight
         yield "edge_index", EdgeIndex(edge_index, sparse_size=size), weight
         yield "sorted edge_index", ordered, weight[order]
+        narrow = edge_index.int()  # as PyG allows
+        yield "coo of int32", narrow, weight
+        yield "edge_index of int32", EdgeIndex(narrow, sparse_size=size), weight
+        yield "sorted edge_index of int32", ordered.int(), weight[order]
         yield "sparse coo", transposed, None
         yield "sparse csr", transposed.to_sparse_csr(), None
         yield "sparse csc", transposed.to_sparse_csc(), None

@@ -176,6 +176,11 @@ def test_a_loss_of_the_backbone_is_one_number(tiny, sample, monkeypatch):
         Objective(backbone, DVIBc())(graph, batch)
 
 
+def test_what_is_no_backbone_is_refused():
+    with pytest.raises(ValueError, match=r"'backbone' needs to be a Backbone \(got Linear\)"):
+        Objective(nn.Linear(2, 2), DVIBc())
+
+
 def test_two_methods_of_one_name_are_refused_before_anything_is_attached(tiny):
     attached = []
 
