@@ -88,8 +88,8 @@ def choose(kind: str, name: str, choices: Mapping[str, Any], own: type | None = 
         module = name.split(":")[0]
         there = [
             f"{module}:{key}"
-            for key, found in vars(sys.modules.get(module, own)).items()
-            if isinstance(found, type) and issubclass(found, own) and found.__module__ == module
+            for key, value in getattr(sys.modules.get(module), "__dict__", {}).items()
+            if isinstance(value, type) and issubclass(value, own) and value.__module__ == module
         ]
         also = f"; there are {', '.join(there)}" if there else ""
         raise ValueError(f"there is no {kind} '{name}' ({error}){also}") from error
@@ -250,6 +250,11 @@ class Experiment:
                 shared = sum(p.startswith("method.") and option in known[p] for p in known) > 1
                 short = part.startswith("method.") and not shared
                 names.append(f"{'method' if short else part}.{option}")
+        if name == "seed" and section in ("", "train"):
+            raise ValueError(f"there is no option '{key}': the seed is an argument, '--seed'")
+        meant = sorted(full for full in names if full.rpartition(".")[2] == name)
+        if meant and not section:
+            raise ValueError(f"there is no option '{key}'; did you mean {' or '.join(meant)}?")
         raise ValueError(f"there is no option '{key}'; there are {', '.join(sorted(names))}")
 
     def load(self) -> HeteroData:

@@ -350,7 +350,12 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
         (["--model", "VBPR", "--method", "none+fib"], "method 'none' stands alone"),
         (["--model", "MostPop", "--method", "mg"], "MostPop has nothing to train"),
         (["--model", "LightGCN", "--method", "gib"], "FREEDOM, LATTICE, VLATTICE have one"),
-        (["--model", "LightGCN", "--set", "layers=3"], "there is no option 'layers'"),
+        (
+            ["--model", "LightGCN", "--set", "layers=3"],
+            "there is no option 'layers'; there are data",
+        ),
+        (["--model", "LightGCN", "--set", "epochs=3"], "'epochs'; did you mean train.epochs?"),
+        (["--model", "LightGCN", "--set", "train.seed=3"], "the seed is an argument, '--seed'"),
         (["--model", "LightGCN", "--set", "train.epochs"], "takes SECTION.OPTION=VALUE"),
         (["--model", "LightGCN", "--set", "train.epochs=many"], "'train.epochs' needs an integer"),
         (["--model", "LightGCN", "--set", "train.metric=auc@20"], "'metric' needs to be one of"),
