@@ -284,6 +284,7 @@ def test_item_without_feature_row(root: Path) -> None:
         MultimodalDataset(root, "toy")
 
 
+@pytest.mark.filterwarnings("ignore:.*never occur")
 @pytest.mark.parametrize(("value", "name"), [(0, "training"), (1, "validation"), (2, "test")])
 def test_empty_split(root: Path, value: int, name: str) -> None:
     path = root / "toy" / "toy.inter"
