@@ -431,5 +431,10 @@ def test_backbones_find_neighbours_by_the_index_that_is_asked_for(name, monkeypa
         options = {} if index is None else {"knn_index": index}
         graph = BACKBONES[name].from_data(data, **options).transform(data)
         assert graph["image", "similar", "image"].index.partition("(")[0] == found
+    options = {"knn_index": "ivf", "faiss_options": {"nlist": 3, "nprobe": 2}}
+    graph = BACKBONES[name].from_data(data, **options).transform(data)
+    assert graph["text", "similar", "text"].index == "ivf(nlist=3, nprobe=2)"
     with pytest.raises(ValueError, match="'knn_index' needs to be one of"):
         BACKBONES[name].from_data(data, knn_index="tree")
+    with pytest.raises(ValueError, match="of index 'flat' has no option 'nlist'"):
+        BACKBONES[name].from_data(data, faiss_options={"nlist": 3})

@@ -58,6 +58,8 @@ class FREEDOM(ContentBackbone):
         knn_index (str, optional): How they are found: :obj:`"flat"` (exact), :obj:`"ivf"`,
             :obj:`"hnsw"`, or :obj:`"auto"`, by the number of items; see
             :class:`~pyg_mmrec.transforms.ModalityKNNGraph`. (default: :obj:`"flat"`)
+        faiss_options (dict[str, int], optional): Options of that index, such as ``nprobe``.
+            (default: what fits the number of items)
         modality_weights (dict[str, float], optional): Weights :math:`w_m`, summing to 1.
             (default: 0.1 for the first modality, the rest shared equally by the others)
         edge_dropout (float, optional): Share :math:`\rho` of pruned interactions in [0, 1).
@@ -89,6 +91,7 @@ class FREEDOM(ContentBackbone):
         num_layers: int = 2,
         k: int = 10,
         knn_index: str = "flat",
+        faiss_options: Mapping[str, int] | None = None,
         modality_weights: Mapping[str, float] | None = None,
         edge_dropout: float = 0.8,
         reg_weight: float = 1e-3,
@@ -120,7 +123,7 @@ class FREEDOM(ContentBackbone):
             )
         FuseModalityGraphs("binary", weights=modality_weights)  # refuses a sum other than 1 now
         self.k = k
-        self.knn_index = knn_index
+        self.knn_graph = ModalityKNNGraph(k, self.modalities, knn_index, faiss_options)
         self.edge_dropout = edge_dropout
         self.reg_weight = reg_weight
         self.num_item_layers = num_item_layers
@@ -144,7 +147,7 @@ class FREEDOM(ContentBackbone):
         return Compose(
             [
                 NormalizeInteractions(),
-                ModalityKNNGraph(self.k, self.modalities, self.knn_index),
+                self.knn_graph,
                 FuseModalityGraphs("binary", weights=self.modality_weights),
             ]
         )

@@ -96,6 +96,8 @@ class LATTICE(ContentBackbone):
             (exact, as the learned ones always are), :obj:`"ivf"`, :obj:`"hnsw"`, or :obj:`"auto"`,
             by the number of items; see :class:`~pyg_mmrec.transforms.ModalityKNNGraph`.
             (default: :obj:`"flat"`)
+        faiss_options (dict[str, int], optional): Options of that index, such as ``nprobe``.
+            (default: what fits the number of items)
         original_weight (float, optional): Share :math:`\lambda_c` of the original graphs in [0, 1].
             (default: 0.9)
         cf_model (str, optional): User-item part: :obj:`"lightgcn"`, or :obj:`"mf"` for the
@@ -134,6 +136,7 @@ class LATTICE(ContentBackbone):
         num_layers: int = 2,
         k: int = 10,
         knn_index: str = "flat",
+        faiss_options: Mapping[str, int] | None = None,
         original_weight: float = 0.9,
         cf_model: str = "lightgcn",
         reg_weight: float = 1e-3,
@@ -159,7 +162,7 @@ class LATTICE(ContentBackbone):
         self.num_item_layers = num_item_layers
         self.num_layers = num_layers
         self.k = k
-        self.knn_index = knn_index
+        self.knn_graph = ModalityKNNGraph(k, self.modalities, knn_index, faiss_options)
         self.original_weight = original_weight
         self.cf_model = cf_model
         self.reg_weight = reg_weight
@@ -186,7 +189,7 @@ class LATTICE(ContentBackbone):
     @property
     def transform(self) -> BaseTransform:
         """The original item graph of each modality."""
-        return ModalityKNNGraph(self.k, self.modalities, self.knn_index)
+        return self.knn_graph
 
     def graph(self, data: HeteroData) -> Graph:
         """The tensors to compute on: unweighted interactions and the original item graphs, and no

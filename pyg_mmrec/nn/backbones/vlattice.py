@@ -51,6 +51,8 @@ class VLATTICE(VLightGCN):
         knn_index (str, optional): How they are found: :obj:`"flat"` (exact), :obj:`"ivf"`,
             :obj:`"hnsw"`, or :obj:`"auto"`, by the number of items; see
             :class:`~pyg_mmrec.transforms.ModalityKNNGraph`. (default: :obj:`"flat"`)
+        faiss_options (dict[str, int], optional): Options of that index, such as ``nprobe``.
+            (default: what fits the number of items)
         reg_weight (float, optional): Weight :math:`\lambda` of the squares of the layer-0 rows.
             (default: 1e-4)
         modalities (list[str], optional): Modalities to use, in order.
@@ -81,6 +83,7 @@ class VLATTICE(VLightGCN):
         num_layers: int = 2,
         k: int = 10,
         knn_index: str = "flat",
+        faiss_options: Mapping[str, int] | None = None,
         reg_weight: float = 1e-4,
         modalities: Sequence[str] | None = None,
         train_features: bool = False,
@@ -95,7 +98,7 @@ class VLATTICE(VLightGCN):
         )  # fmt: skip
         self.num_item_layers = num_item_layers
         self.k = k
-        self.knn_index = knn_index
+        self.knn_graph = ModalityKNNGraph(k, self.modalities, knn_index, faiss_options)
         self.modality_logits = nn.Parameter(torch.zeros(len(self.modalities)))
         self.item_conv = WeightedConv()
 
@@ -108,8 +111,7 @@ class VLATTICE(VLightGCN):
     @property
     def transform(self) -> BaseTransform:
         """Normalised interactions and each modality's item graph."""
-        item_graphs = ModalityKNNGraph(self.k, self.modalities, self.knn_index)
-        return Compose([super().transform, item_graphs])
+        return Compose([super().transform, self.knn_graph])
 
     def graph(self, data: HeteroData) -> Graph:
         """The tensors to compute on, with the item graphs of the modalities."""

@@ -42,8 +42,8 @@ def test_from_data_reads_sizes_and_takes_options(tiny):
         (VBPR, "['embedding_dim', 'modalities', 'reg_weight', 'site', 'train_features']"),
         (
             FREEDOM,
-            "['edge_dropout', 'embedding_dim', 'k', 'knn_index', 'modalities', 'modality_weights', "
-            "'num_item_layers', 'num_layers', 'reg_weight', 'train_features']",
+            "['edge_dropout', 'embedding_dim', 'faiss_options', 'k', 'knn_index', 'modalities', "
+            "'modality_weights', 'num_item_layers', 'num_layers', 'reg_weight', 'train_features']",
         ),
         (MostPop, "[]"),
     ],
