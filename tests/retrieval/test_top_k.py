@@ -147,6 +147,81 @@ def test_inner_product_equals_any_callable() -> None:
         assert_equal(actual, expected)
 
 
+def count_scores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of all score matrices that inner products make from now on."""
+    sizes = []
+    call = InnerProduct.__call__
+
+    def counted(self: InnerProduct, users: Tensor, out: Tensor | None = None) -> Tensor:
+        scores = call(self, users, out)
+        sizes.append(scores.numel())
+        return scores
+
+    monkeypatch.setattr(InnerProduct, "__call__", counted)
+    return sizes
+
+
+# Popular items have long vectors; then few others need to be scored. Many users are asked for.
+@pytest.mark.parametrize(
+    ("lengths", "share"),
+    [("long-tailed", 0.5), ("similar", 1.1), ("one channel", 0.2), ("tiny", 0.5), ("tied", 2.1)],
+)
+@pytest.mark.parametrize("chunk_size", [None, 90])
+def test_items_are_scored_while_they_may_matter(
+    monkeypatch: pytest.MonkeyPatch, lengths: str, share: float, chunk_size: int | None
+) -> None:
+    generator = torch.Generator().manual_seed(6)
+    num_users, num_items, k = 1100, 1500, 10
+    # Whole numbers: exact whatever the order of summation, and, where they are small, full of ties.
+    largest = 2 if lengths == "tied" else 100
+    user_vectors = torch.randint(-largest, largest + 1, (num_users, 8), generator=generator).float()
+    item_vectors = torch.randint(-largest, largest + 1, (num_items, 8), generator=generator).float()
+    if lengths == "one channel":
+        item_vectors = torch.randperm(num_items, generator=generator).view(-1, 1).float()
+        user_vectors = user_vectors[:, :1].abs() + 1
+    elif lengths != "similar":
+        item_vectors *= 2.0 ** torch.randint(-8, 1, (num_items, 1), generator=generator)
+    if lengths == "tied":
+        user_vectors[::2] = 0
+    elif lengths == "tiny":  # squares underflow
+        user_vectors *= 2.0**-70
+        item_vectors *= 2.0**-70
+    excluded = random_pairs(num_users, num_items, 3000, seed=7)
+    users = torch.randperm(num_users, generator=generator)
+    expected = reference(user_vectors @ item_vectors.t(), users, k, excluded)
+    sizes = count_scores(monkeypatch)
+    actual = top_k(
+        InnerProduct(user_vectors, item_vectors),
+        users,
+        k,
+        exclude=to_csr(excluded, num_users),
+        chunk_size=chunk_size,
+    )
+    assert_equal(actual, expected)
+    assert sum(sizes) < share * num_users * num_items
+
+
+@pytest.mark.parametrize("where", ["user", "item"])
+def test_many_users_with_nan_or_infinite_vectors(where: str) -> None:
+    generator = torch.Generator().manual_seed(8)
+    vectors = {
+        "user": torch.randn(1100, 4, generator=generator),
+        "item": torch.randn(800, 4, generator=generator) * torch.rand(800, 1, generator=generator),
+    }
+    users = torch.arange(1100)
+    vectors[where][700, 1] = torch.inf
+    values, items = top_k(InnerProduct(vectors["user"], vectors["item"]), users, 3)
+    expected = (vectors["user"] @ vectors["item"].t()).topk(3)
+    if where == "user":
+        assert (values[700] == torch.inf).all()
+    else:
+        assert torch.equal(items[:, 0] == 700, vectors["user"][:, 1] > 0)
+    assert torch.equal(values, expected.values)
+    vectors[where][700, 1] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        top_k(InnerProduct(vectors["user"], vectors["item"]), users, 3)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_vectors_are_scored_in_single(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(4)
