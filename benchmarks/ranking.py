@@ -3,10 +3,12 @@
 The common way scores users in batches, takes :func:`torch.topk` and then walks over the users in
 Python; it draws negative items one by one. Both see the same vectors and must give the same
 metrics; what either prepares once for all evaluations or epochs is not timed. Data is generated;
-its size is that of Amazon Baby by default::
+its size is that of Amazon Baby by default. So are the vectors, unless those of a finished run are
+given, whose items differ in length, so that fewer of them need to be scored::
 
     python benchmarks/ranking.py
     python benchmarks/ranking.py --users 35598 --items 18357 --interactions 218409
+    python benchmarks/ranking.py --vectors runs/baby/vectors.safetensors
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pyg_mmrec.evaluation import KS, FullRanking
@@ -143,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     parser.add_argument("--interactions", type=int, default=118_551)
     parser.add_argument("--held-out", type=int, default=21_682)
     parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--vectors", help="a run's vectors.safetensors, which tells the sizes too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -153,14 +157,21 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     generator = torch.Generator().manual_seed(options.seed)
+    if options.vectors:
+        vectors = load_file(options.vectors)
+        options.users, options.items = len(vectors["user"]), len(vectors["item"])
+        options.channels = vectors["user"].size(1)
+    else:
+        vectors = {
+            "user": torch.randn(options.users, options.channels, generator=generator),
+            "item": torch.randn(options.items, options.channels, generator=generator),
+        }
     train, held_out = generate_pairs(
         options.users, options.items, options.interactions, options.held_out, generator
     )
-    user_vectors = torch.randn(options.users, options.channels, generator=generator)
-    item_vectors = torch.randn(options.items, options.channels, generator=generator)
     train = train[:, train[0].argsort(stable=True)]  # by user, as data sets are
     train, held_out = train.to(device), held_out.to(device)
-    user_vectors, item_vectors = user_vectors.to(device), item_vectors.to(device)
+    user_vectors, item_vectors = vectors["user"].to(device), vectors["item"].to(device)
 
     evaluator = FullRanking(held_out, train, options.users, options.items, KS)
     score = InnerProduct(user_vectors, item_vectors)

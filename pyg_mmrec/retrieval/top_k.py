@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch_geometric.utils import cumsum
 # Scores held at a time: on a CPU they stay in cache, a GPU needs more of them to be busy.
 CPU_CHUNK_SCORES = 2**21
 ACCELERATOR_CHUNK_SCORES = 2**26
-# So many users show how many items need to be scored; it pays off from so many users on.
-_PILOT_USERS, _MANY_USERS = 64, 1024
+# So many users show how many items need to be scored; it pays off from so many users on. To find
+# a user's best item takes as long as to score so many items.
+_PILOT_USERS, _MANY_USERS, _SEARCH_COST = 64, 1024, 20
 # More than rounding adds to an inner product, also in bfloat16, as a share of the norms' product.
 _ROUNDING = 0.01
 
@@ -135,6 +137,7 @@ def top_k(
             f"(got {int(exclude[1].max())})"
         )
 
+    excluded = None if exclude is None else _Excluded(*exclude)
     if (
         isinstance(score, InnerProduct)
         and users.device.type == "cpu"
@@ -142,17 +145,28 @@ def top_k(
         and num_items > 16 * (k + 1)
         and score.num_items == num_items
     ):
-        values, items = _best_by_norm(score, users, k, exclude, num_items, chunk_size)
+        values, items = _best_by_norm(score, users, k, excluded, chunk_size)
     else:
-        values, items = _best(score, users, k, exclude, num_items, chunk_size)
+        values, items = _best(score, users, k, excluded, num_items, chunk_size)
     return _finish(values, items, k)
+
+
+class _Excluded(NamedTuple):
+    """Items that are no candidates, in CSR form over all users; their columns are their ids, or
+    their ranks from a first one on.
+    """
+
+    rowptr: Tensor
+    col: Tensor
+    rank: Tensor | None = None
+    start: int = 0
 
 
 def _best(
     score: Callable[[Tensor], Tensor],
     users: Tensor,
     k: int,
-    exclude: tuple[Tensor, Tensor] | None,
+    excluded: _Excluded | None,
     num_items: int,
     chunk_size: int | None,
 ) -> tuple[Tensor, Tensor]:
@@ -173,8 +187,8 @@ def _best(
                 scores = out.copy_(scores)
         if buffer is None:
             buffer = scores
-        if exclude is not None:
-            _mask(scores, chunk, *exclude)
+        if excluded is not None:
+            _mask(scores, chunk, excluded)
         chunk_values, chunk_items = _top_k_rows(scores, k)
         values.append(chunk_values)
         items.append(chunk_items)
@@ -182,36 +196,29 @@ def _best(
 
 
 def _best_by_norm(
-    score: InnerProduct,
-    users: Tensor,
-    k: int,
-    exclude: tuple[Tensor, Tensor] | None,
-    num_items: int,
-    chunk_size: int | None,
+    score: InnerProduct, users: Tensor, k: int, excluded: _Excluded | None, chunk_size: int | None
 ) -> tuple[Tensor, Tensor]:
     """The same, by scoring items in the order of their norms while they may matter to a user."""
+    num_items = score.num_items
     norm, order = _norms(score.item_vectors).sort(descending=True, stable=True)
-    vectors, by_norm = score.item_vectors[order], None
-    if exclude is not None:
-        rank = torch.empty_like(order).index_copy_(0, order, torch.arange(num_items))
-        by_norm = exclude[0], rank[exclude[1]]
     user_norm = _norms(score.user_vectors)[users] * (1 + _ROUNDING)
 
     pilot = torch.arange(0, users.numel(), users.numel() // _PILOT_USERS)
-    last = _best(score, users[pilot], k, exclude, num_items, chunk_size)[0][:, -1]
+    last = _best(score, users[pilot], k, excluded, num_items, chunk_size)[0][:, -1]
     needed = torch.searchsorted(-norm, -last / user_norm[pilot], right=True)
-
-    ends = _ends(needed, num_items, k + 1)
+    ends = _ends(needed.clamp(min=k + 1), num_items, _SEARCH_COST * k)
     if len(ends) == 1:
-        return _best(score, users, k, exclude, num_items, chunk_size)
+        return _best(score, users, k, excluded, num_items, chunk_size)
+
+    vectors = score.item_vectors[order]
+    rank = torch.empty_like(order).index_copy_(0, order, torch.arange(num_items))
 
     def best_of_part(users: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
         part = InnerProduct(score.user_vectors, vectors[start:end])
+        inside = None if excluded is None else excluded._replace(rank=rank, start=start)
         # One item more than asked for shows whether the last place is tied.
-        found, place = _best(
-            part, users, k + 1, _within(by_norm, start, end), end - start, chunk_size
-        )
-        return found, place + start
+        values, items = _best(part, users, k + 1, inside, end - start, chunk_size)
+        return values, items + start
 
     values, items = best_of_part(users, 0, ends[0])
     rows = torch.arange(users.numel())
@@ -227,7 +234,7 @@ def _best_by_norm(
     tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
     values, items = values[:, :k], order[items[:, :k]]
     if tied.any():  # for the last place: lower ids come first, whatever their norm
-        values[tied], items[tied] = _best(score, users[tied], k, exclude, num_items, chunk_size)
+        values[tied], items[tied] = _best(score, users[tied], k, excluded, num_items, chunk_size)
     return values, items
 
 
@@ -236,28 +243,22 @@ def _norms(vectors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).clamp(min=1e-150)
 
 
-def _ends(needed: Tensor, num_items: int, k: int) -> list[int]:
-    """Where the parts of the items end: where half the users of whom it is known how many items
-    they need are done, three quarters, nine tenths, and all.
+def _ends(needed: Tensor, num_items: int, search_cost: int) -> list[int]:
+    """Where to end the parts of the items, to have the least to do, by how many items some users
+    need: every part costs each user who is not done yet its items and the search for the best.
     """
-    ends = [0]
-    for end in needed.double().quantile(torch.tensor([0.5, 0.75, 0.9]).double()).tolist():
-        # A part has to be worth the search for its best items.
-        end = max(int(end), 4 * k)
-        if end - ends[-1] >= 4 * k and num_items - end >= num_items // 8:
-            ends.append(end)
-    return [*ends[1:], num_items]
-
-
-def _within(
-    exclude: tuple[Tensor, Tensor] | None, start: int, end: int
-) -> tuple[Tensor, Tensor] | None:
-    """Of excluded items in CSR form, those from :obj:`start` to :obj:`end`, counted from there."""
-    if exclude is None:
-        return None
-    rowptr, col = exclude
-    inside = (col >= start) & (col < end)
-    return cumsum(inside.long())[rowptr], col[inside] - start
+    ends = [0, *(end for end in needed.unique().tolist() if end < num_items), num_items]
+    waiting = [float((needed > end).double().mean()) for end in ends]
+    cost, before = [0.0], [0]
+    for j in range(1, len(ends)):
+        ways = [cost[i] + waiting[i] * (search_cost + ends[j] - ends[i]) for i in range(j)]
+        cost.append(min(ways))
+        before.append(ways.index(cost[-1]))
+    best, j = [], len(ends) - 1
+    while j > 0:
+        best.append(ends[j])
+        j = before[j]
+    return best[::-1]
 
 
 def _by_user(pairs: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -324,13 +325,18 @@ def _default_chunk_size(num_items: int, device: torch.device) -> int:
     return max(scores // max(num_items, 1), 16)
 
 
-def _mask(scores: Tensor, users: Tensor, rowptr: Tensor, col: Tensor) -> None:
+def _mask(scores: Tensor, users: Tensor, excluded: _Excluded) -> None:
     """Set the excluded items of :obj:`scores`, one row for each of :obj:`users`, to -inf."""
+    rowptr, col, rank, start = excluded
     begin, count = rowptr[users], rowptr[users + 1] - rowptr[users]
     row = torch.arange(users.numel(), device=users.device).repeat_interleave(count)
     first = count.cumsum(0) - count  # position of a row's first entry among all of them
-    position = torch.arange(row.numel(), device=users.device) + (begin - first)[row]
-    scores.view(-1).index_fill_(0, row * scores.size(1) + col[position], -torch.inf)
+    item = col[torch.arange(row.numel(), device=users.device) + (begin - first)[row]]
+    if rank is not None:
+        item = rank[item] - start
+        inside = (item >= 0) & (item < scores.size(1))
+        row, item = row[inside], item[inside]
+    scores.view(-1).index_fill_(0, row * scores.size(1) + item, -torch.inf)
 
 
 def _top_k_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
