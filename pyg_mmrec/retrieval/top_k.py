@@ -201,7 +201,7 @@ def _best_by_norm(
     """The same, by scoring items in the order of their norms while they may matter to a user."""
     num_items = score.num_items
     norm, order = _norms(score.item_vectors).sort(descending=True, stable=True)
-    user_norm = _norms(score.user_vectors)[users] * (1 + _ROUNDING)
+    user_norm = _norms(score.user_vectors[users]) * (1 + _ROUNDING)
 
     pilot = torch.arange(0, users.numel(), users.numel() // _PILOT_USERS)
     last = _best(score, users[pilot], k, excluded, num_items, chunk_size)[0][:, -1]
