@@ -315,6 +315,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a turn, the first unread")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument(
+        "--warm-up", type=int, default=0, metavar="EPOCHS",
+        help="epochs to train first: ranking takes longer as items' vectors become alike in length",
+    )  # fmt: skip
+    parser.add_argument(
         "--no-common", action="store_true", help="without the common way, which is on the CPU"
     )
     parser.add_argument("--no-memory", action="store_true", help="without peak memory")
@@ -326,9 +330,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = make_parser()
     arguments = parser.parse_args()
-    for name, low in (("threads", 1), ("steps", 1), ("epochs", 2), ("turns", 1)):
-        if getattr(arguments, name) < low:
-            parser.error(f"'--{name}' needs to be {low} or more (got {getattr(arguments, name)})")
+    for name, low in (
+        ("threads", 1), ("steps", 1), ("epochs", 2), ("turns", 1), ("warm_up", 0),
+    ):  # fmt: skip
+        value = getattr(arguments, name)
+        if value < low:
+            option = name.replace("_", "-")
+            parser.error(f"'--{option}' needs to be {low} or more (got {value})")
     torch.set_num_threads(arguments.threads)
     tune_process()
     warnings.filterwarnings("ignore", "Sparse invariant checks")  # of the common way's matrices
@@ -355,6 +363,9 @@ def main() -> None:
             Common(ours[names[0]].trainer, data).epoch(0)
         print(memory()[1] / 2**20)
         return
+    for run in ours.values():
+        for number in range(arguments.warm_up):
+            run.epoch(number)
     common = {name: Common(ours[name].trainer, data) for name in beside}
     rates = machine(torch.device(arguments.device))
 
@@ -367,7 +378,8 @@ def main() -> None:
         for name, run in ours.items():
             run.epoch_parts(2)
             parts[name].append(run.epoch_parts(arguments.steps))
-            epochs[name] += [run.epoch(number) for number in range(arguments.epochs)][1:]
+            numbers = range(arguments.warm_up, arguments.warm_up + arguments.epochs)
+            epochs[name] += [run.epoch(number) for number in numbers][1:]
             alone = run.propagation()
             if alone is not None:
                 propagation[name].append(alone)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Literal, overload
 
 import torch
@@ -251,20 +250,24 @@ class FullRanking:
         Raises:
             ValueError: If :obj:`items` has another shape or holds other ids.
         """
-        self._check_items(items)
-        # Absent items become one that exists nowhere: -1 would be read as another row's item.
-        known = torch.where(items < 0, self.num_items, items)
-        ranked = _Lists(known, self._label_index)
+        known = self._known(items)
+        rows, ranked = _lists_with_hits(known, self._label_index)
         # PyG's metrics hand out means only; `_compute` is where each defines its value of a user.
-        users = {name: formula._compute(ranked) for name, formula in self._formulas.items()}
+        nothing = torch.zeros(len(known), device=known.device)
+        users = {
+            name: nothing.index_copy(0, rows, formula._compute(ranked))
+            for name, formula in self._formulas.items()
+        }
         means = {name: value.mean(dtype=torch.float64) for name, value in users.items()}
         for k, value in zip(self.ks, self._coverage(known), strict=True):
             means[f"coverage@{k}"] = value
         if self._cold_rows.numel() > 0:
-            ranked = _Lists(known[self._cold_rows], self._cold_label_index)
+            _, ranked = _lists_with_hits(known[self._cold_rows], self._cold_label_index)
             for k in self.ks:
                 value = self._formulas[f"recall@{k}"]._compute(ranked)
-                means[f"cold_item_recall@{k}"] = value.mean(dtype=torch.float64)
+                means[f"cold_item_recall@{k}"] = (
+                    value.sum(dtype=torch.float64) / self._cold_rows.numel()
+                )
 
         # One transfer to the host.
         metrics = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
@@ -288,7 +291,8 @@ class FullRanking:
         shown = shown.scatter_reduce(0, known.view(-1), rank, "amin")[: self.num_items]
         return torch.stack([(shown <= k).double().mean() for k in self.ks])
 
-    def _check_items(self, items: Tensor) -> None:
+    def _known(self, items: Tensor) -> Tensor:
+        # Absent items become one that exists nowhere: -1 would be read as another row's item.
         shape = [self.users.numel(), max(self.ks)]
         if list(items.shape) != shape or items.dtype != torch.int64:
             raise ValueError(
@@ -300,6 +304,7 @@ class FullRanking:
             raise ValueError(
                 f"'items' needs ids from -1 to {self.num_items - 1} (got {int(low)} to {int(high)})"
             )
+        return items if int(low) >= 0 else torch.where(items < 0, self.num_items, items)
 
     def __repr__(self) -> str:
         return (
@@ -308,21 +313,30 @@ class FullRanking:
         )
 
 
-class _Lists(LinkPredMetricData):
-    """Where few items are held out, looks for each in its user's list. PyG looks for every listed
-    item among all that are held out: at the size of Amazon Baby, measuring takes 1.6 times as long
-    so.
-    """
+def _lists_with_hits(items: Tensor, label_index: Tensor) -> tuple[Tensor, LinkPredMetricData]:
+    """The rows of ``items`` that list any of their held-out items, which ``label_index`` holds by
+    row, and what PyG's metrics read of them; in all others, every metric is zero.
 
-    @cached_property
-    def pred_rel_mat(self) -> Tensor:
-        row, item = self.edge_label_index
-        if row.numel() > _FEW_HELD_OUT * len(self.pred_index_mat):
-            return super().pred_rel_mat
-        found, rank = (self.pred_index_mat[row] == item.unsqueeze(1)).nonzero(as_tuple=True)
-        relevant = torch.zeros_like(self.pred_index_mat, dtype=torch.bool)
-        relevant[row[found], rank] = True
-        return relevant
+    Where few items are held out, looks for each in its user's list, where PyG looks for every
+    listed item among all that are held out. At the size of Amazon Baby, measuring is 2.5 times
+    as fast so as by PyG's metrics on all lists.
+    """
+    row, item = label_index
+    if row.numel() > _FEW_HELD_OUT * len(items):
+        relevant = LinkPredMetricData(items, label_index).pred_rel_mat
+        rows = relevant.sum(1).nonzero()[:, 0]  # twice as fast as any(1)
+        relevant = relevant[rows]
+    else:
+        matches = items.index_select(0, row) == item.unsqueeze(1)
+        hits = matches.sum(1).nonzero()[:, 0]
+        rows, inverse = row[hits].unique_consecutive(return_inverse=True)
+        hit, rank = matches[hits].nonzero(as_tuple=True)
+        relevant = matches.new_zeros(rows.numel(), items.size(1))
+        relevant[inverse[hit], rank] = True
+    lists = LinkPredMetricData(items[rows], label_index)
+    lists._pred_rel_mat = relevant
+    lists._label_count = torch.bincount(row, minlength=len(items))[rows]
+    return rows, lists
 
 
 def _check_pairs(name: str, edge_index: Tensor, num_users: int, num_items: int) -> None:

@@ -51,6 +51,23 @@ def test_memory_is_measured_with_the_options_of_the_run(load_script, monkeypatch
     assert "--set" not in plain and dvib[-2:] == options.split()
 
 
+def test_epochs_are_timed_after_the_warm_up(load_script, monkeypatch):
+    speed, numbers = load_script("speed"), []
+    epoch = speed.Ours.epoch
+
+    def noted(self, number):
+        numbers.append(number)
+        return epoch(self, number)
+
+    monkeypatch.setattr(speed, "tune_process", lambda: None)
+    monkeypatch.setattr(speed.Ours, "epoch", noted)
+    graph = "--generate 300 100 3000 --steps 2 --epochs 2 --turns 2 --no-common --no-memory"
+    runs = f"--runs BPRMF:none --warm-up 3 --threads {torch.get_num_threads()}"
+    monkeypatch.setattr(sys, "argv", ["speed", *f"{graph} {runs}".split()])
+    speed.main()
+    assert numbers == [0, 1, 2, 3, 4, 3, 4]
+
+
 @pytest.mark.parametrize("index", ["flat", "dense"])
 def test_neighbours_are_the_exact_ones(index, load_script):
     options = Namespace(
@@ -96,6 +113,7 @@ def test_the_parts_of_a_step_are_those_of_the_trainer(name, option, load_script)
     [
         (["--device", "cuda"], "'--device' needs to be cpu beside the common way (got cuda)"),
         (["--epochs", "1"], "'--epochs' needs to be 2 or more (got 1)"),
+        (["--warm-up", "-1"], "'--warm-up' needs to be 0 or more (got -1)"),
     ],
 )
 def test_what_cannot_be_timed_is_told(wrong, message, load_script, monkeypatch, capsys):

@@ -358,5 +358,23 @@ def test_finds_few_and_many_held_out_items_as_pyg_does(held_out):
     items = torch.stack([torch.randperm(12, generator=generator)[:held_out] for _ in range(20)])
     row = torch.arange(20).repeat_interleave(held_out)
     label_index = torch.stack([row, items.flatten()])
-    expected = LinkPredMetricData(lists, label_index).pred_rel_mat
-    assert torch.equal(full_ranking._Lists(lists, label_index).pred_rel_mat, expected)
+    lists[3] = 12  # of absent items: a row without a hit
+    expected = LinkPredMetricData(lists, label_index)
+    rows, found = full_ranking._lists_with_hits(lists, label_index)
+    assert torch.equal(rows, expected.pred_rel_mat.any(1).nonzero()[:, 0])
+    assert rows.numel() < 20
+    assert torch.equal(found.pred_rel_mat, expected.pred_rel_mat[rows])
+    assert torch.equal(found.label_count, expected.label_count[rows])
+
+
+def test_nothing_found_is_zero_everywhere():
+    held_out = torch.tensor([[0, 0, 2], [1, 2, 3]])
+    train = torch.tensor([[0, 1, 2], [0, 1, 0]])  # so that 2 and 3 are cold
+    evaluator = FullRanking(held_out, train, num_users=3, num_items=6, ks=(1, 2))
+    metrics, users = evaluator.measure(torch.tensor([[5, 4], [4, 5]]), per_user=True)
+    assert {name: value for name, value in metrics.items() if "coverage" not in name} == {
+        f"{name}@{k}": 0.0
+        for k in (1, 2)
+        for name in ("recall", "ndcg", "precision", "map", "hit_ratio", "cold_item_recall")
+    }
+    assert all(torch.equal(value, torch.zeros(2)) for value in users.values())
