@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.utils import cumsum
 
 # Scores held at a time: on a CPU they stay in cache, a GPU needs more of them to be busy.
-CPU_CHUNK_SCORES = 2**21
+CPU_CHUNK_SCORES = 2**20
 ACCELERATOR_CHUNK_SCORES = 2**26
 # So many users show how many items need to be scored; it pays off from so many users on. To find
 # a user's best item takes as long as to score so many items.
