@@ -328,16 +328,21 @@ def trained(configs: Sequence[Config], results: Path) -> list[Result]:
 
 
 def dots(
-    configs: Sequence[Config], results: Path, metric: str, output: Path, normalize: bool = False
+    configs: Sequence[Config],
+    results: Path,
+    metrics: Sequence[str],
+    output: Path,
+    normalize: bool = False,
 ) -> str:
-    """Draws a test metric of every configuration with its standard deviation, and what is
-    published; returns the numbers as a table.
+    """Draws test metrics of every configuration, each in a picture of its own, with their standard
+    deviations and what is published; returns the numbers as a table. They are of the seeds that all
+    configurations of a model have.
 
     Args:
         configs (list[Config]): Configurations of one data set; of grids, the point that validation
             picks.
         results (pathlib.Path): Folder of the result files.
-        metric (str): The test metric.
+        metrics (list[str]): The test metrics.
         output (pathlib.Path): The figure's file; its suffix says the format.
         normalize (bool, optional): Whether to divide by the best mean of a model's configurations;
             nothing published is then shown. (default: :obj:`False`)
@@ -345,42 +350,54 @@ def dots(
     found = trained(configs, results)
     names = labels([result.config for result in found])
     models = [str(result.config.content["model"]) for result in found]
-    values = [result.values(metric) for result in found]
-    published = [
-        [block[metric] for block in result.config.content.get("published") or [] if metric in block]
-        for result in found
-    ]
-    shown = metric
-    if normalize:
-        published = [[] for _ in found]
-        shown = f"{metric} / best"
-        best = dict.fromkeys(models, 0.0)
-        for model, ours in zip(models, values, strict=True):
-            best[model] = max(best[model], mean_and_std(ours)[0])
-        values = [[x / best[m] for x in ours] for m, ours in zip(models, values, strict=True)]
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(found)), layout="constrained")
     order = list(dict.fromkeys(models))
-    rows = []
-    for place, (name, model, ours, theirs) in enumerate(
-        zip(names, models, values, published, strict=True)
-    ):
-        mean, std = mean_and_std(ours)
-        style = LINES[order.index(model) % len(LINES)]
-        axes.errorbar(
-            mean, place, xerr=std or None, capsize=3, color=style["color"], marker=style["marker"]
-        )
-        axes.plot(theirs, [place] * len(theirs), "k|", markersize=12)
-        beside = ", ".join(f"{value:.4f}" for value in theirs)
-        rows.append([name, str(len(ours)), _text(ours), beside])
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.grid(axis="x", color="0.85")
-    axes.set_axisbelow(True)
-    axes.set_xlabel(shown + (" (upright lines: published)" if any(published) else ""))
-    axes.set_title(str(found[0].config.content["dataset"]), fontsize="medium")
+    for model in order:
+        places = [i for i, other in enumerate(models) if other == model]
+        seeds = set.intersection(*(set(found[i].seeds) for i in places))
+        if not seeds:
+            raise ValueError(f"the configurations of {model} have no seed in common")
+        for i in places:
+            found[i] = found[i].of_seeds(seeds)
+    width = 0.08 * max(map(len, names)) + 3.5 * len(metrics)
+    figure, all_axes = plt.subplots(
+        1, len(metrics), figsize=(width, 1 + 0.3 * len(found)), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    header = ["run", "seeds"]
+    rows = [[name, str(len(result.runs))] for name, result in zip(names, found, strict=True)]
+    for metric, axes in zip(metrics, all_axes[0], strict=True):
+        values = [result.values(metric) for result in found]
+        published = [
+            [b[metric] for b in result.config.content.get("published") or [] if metric in b]
+            for result in found
+        ]
+        shown = metric
+        if normalize:
+            published = [[] for _ in found]
+            shown = f"{metric} / best"
+            best = dict.fromkeys(models, 0.0)
+            for model, ours in zip(models, values, strict=True):
+                best[model] = max(best[model], mean_and_std(ours)[0])
+            values = [[x / best[m] for x in ours] for m, ours in zip(models, values, strict=True)]
+        for place, (model, ours, theirs) in enumerate(zip(models, values, published, strict=True)):
+            mean, std = mean_and_std(ours)
+            style = LINES[order.index(model) % len(LINES)]
+            axes.errorbar(
+                mean, place, xerr=std or None, capsize=3, color=style["color"],
+                marker=style["marker"],
+            )  # fmt: skip
+            axes.plot(theirs, [place] * len(theirs), "k|", markersize=12)
+            rows[place] += [_text(ours), ", ".join(f"{value:.4f}" for value in theirs)]
+        header += [shown, "published"]
+        axes.grid(axis="x", color="0.85")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(shown + ("\n(upright lines: published)" if any(published) else ""))
+    all_axes[0, 0].set_yticks(range(len(names)), names)
+    all_axes[0, 0].invert_yaxis()
+    figure.suptitle(str(found[0].config.content["dataset"]), fontsize="medium")
     figure.savefig(output, dpi=200)
     plt.close(figure)
-    return format_table(["run", "seeds", shown, "published"], rows)
+    return format_table(header, rows)
 
 
 def main() -> None:
@@ -414,7 +431,7 @@ def main() -> None:
         else:
             metric = arguments.metric or "ndcg@20"
             normalize = arguments.kind == "normalized"
-            print(dots(configs, arguments.results, metric, output, normalize))
+            print(dots(configs, arguments.results, [metric], output, normalize))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(f"\n{output}")

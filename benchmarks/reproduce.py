@@ -3,10 +3,11 @@
 ``python benchmarks/reproduce.py benchmarks/tables/zhao2025_table6_lfm2k.yaml --root data --jobs 2``
 
 A table (YAML) has a ``title``, the ``configs`` of its rows (files or patterns, seen from its own
-folder), maybe the ``metrics`` to show, and maybe a ``figure`` of the first metric: ``dots``, a line
-per configuration; ``normalized``, the same by the best of its model; ``convergence``; or ``sweep``,
-of the configurations that are sweeps, beside the first other one of the same model. With
-``--show``, nothing is run.
+folder), maybe the ``metrics`` to show, and maybe a ``figure``: ``dots``, of the first two metrics a
+line per configuration; ``normalized``, the same by the best of its model; or, of the first metric,
+``convergence`` or ``sweep``, of the configurations that are sweeps, beside the first other one of
+the same model. With ``--show``, nothing is run. Stars are for other users and other seeds;
+``--long`` gives each metric a row, with the p-values of a t-test and a bootstrap over users too.
 """
 
 from __future__ import annotations
@@ -19,15 +20,10 @@ from pathlib import Path
 
 import plot
 from result import METRICS, Result
-from run import HERE, Config, check_names, parse, read_fields, report, run_as_asked
+from run import HERE, KNOWN_METRICS, Config, check_names, parse, read_fields, report, run_as_asked
 from tabulate import FOR_READERS, FORMATS, show
 
-from pyg_mmrec.evaluation import KS
-
 FIELDS = ("title", "configs", "metrics", "figure")
-KNOWN_METRICS = [
-    f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map", "hit_ratio") for k in KS
-]
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,8 @@ class Table:
         for name, value in (("configs", content["configs"]), ("metrics", metrics or [])):
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"'{path}' needs a list of texts for '{name}' (got {value!r})")
+        if not content["configs"]:
+            raise ValueError(f"'{path}' needs one of 'configs' at least (got none)")
         wrong = sorted(set(metrics or []) - set(KNOWN_METRICS))
         if wrong:
             raise ValueError(f"'{path}' has unknown metrics {wrong}; there are {KNOWN_METRICS}")
@@ -95,7 +93,8 @@ class Table:
             text = plot.convergence(self.configs, results, output, metric if kept else None)
         else:
             normalize = self.figure == "normalized"
-            text = plot.dots(self.configs, results, metric, output, normalize)
+            metrics = (self.metrics or METRICS)[:2]
+            text = plot.dots(self.configs, results, metrics, output, normalize)
         return f"{text}\n\n{output}"
 
 
@@ -103,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="YAML files")
     parser.add_argument("--show", action="store_true", help="run nothing, show what there is")
+    parser.add_argument("--long", action="store_true", help="a row per metric, with all p-values")
     parser.add_argument("--format", choices=sorted(FORMATS), default="markdown")
     parser.add_argument("--figures", type=Path, default=HERE / "figures")
     arguments = parse(parser)
@@ -118,7 +118,7 @@ def main() -> int:
     for table in tables:
         try:
             results = [Result.read(config, arguments.results) for config in table.configs]
-            text, notes = show(results, table.metrics, True, arguments.format)
+            text, notes = show(results, table.metrics, not arguments.long, arguments.format)
         except ValueError as error:
             failed.append(f"{table.path}: {error}")
             continue

@@ -131,6 +131,16 @@ class Result:
         named = {key: None for entry in entries for key in entry if key != "source"}
         return list(named) or METRICS
 
+    def published(self) -> dict[tuple[str, str], float]:
+        """What is published, by source and metric."""
+        entries = self.config.content.get("published") or []
+        return {
+            (entry["source"], metric): value
+            for entry in entries
+            for metric, value in entry.items()
+            if metric != "source"
+        }
+
     def mean(self, split: str, metric: str) -> float:
         """A metric of a split, the mean over the runs."""
         return float(np.mean([run["metrics"][split][metric] for run in self.runs]))

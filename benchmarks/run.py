@@ -29,6 +29,7 @@ import yaml
 from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
+from pyg_mmrec.evaluation import KS
 from pyg_mmrec.experiment import Experiment
 from pyg_mmrec.options import option_text
 from pyg_mmrec.training.checkpoint import read_json, write_json
@@ -37,6 +38,10 @@ HERE = Path(__file__).resolve().parent
 #: Test metrics that are kept of every user, beside the published ones; those at 5 are also kept of
 #: every epoch, on validation, beside the one that picks.
 KEPT = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map") for k in (5, 20)]
+#: Every metric of users' lists.
+KNOWN_METRICS = [
+    f"{name}@{k}" for name in ("recall", "ndcg", "precision", "map", "hit_ratio") for k in KS
+]
 #: Models that do not train, nor draw anything: every seed of theirs gives the same.
 UNTRAINED = ("MostPop", "ItemKNN")
 FIELDS = (
@@ -49,7 +54,7 @@ FIELDS = (
 KINDS = (
     ("model", str, "a name"), ("dataset", str, "a name"), ("method", str, "a name or 'none'"),
     ("options", dict | None, "values by name"), ("grid", dict | None, "lists of values by name"),
-    ("published", list | None, "a list"),
+    ("published", list | None, "a list"), ("note", str, "a text"),
 )  # fmt: skip
 
 
@@ -65,7 +70,9 @@ def read_fields(path: Path, known: Sequence[str]) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except IsADirectoryError as error:
+        raise ValueError(f"'{path}' is a folder: name its files") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"'{path}' is not YAML ({error})") from error
     if not isinstance(content, dict) or not set(known[:2]) <= set(content):
         raise ValueError(f"'{path}' needs the fields '{known[0]}' and '{known[1]}'")
@@ -106,6 +113,12 @@ class Config:
                 raise ValueError(
                     f"'{path}' needs a 'source' and numbers by metric in 'published' (got {entry})"
                 )
+            for metric, value in values.items():
+                if metric not in KNOWN_METRICS or value <= 0:
+                    raise ValueError(
+                        f"'{path}' needs positive numbers of metrics such as 'recall@20' in "
+                        f"'published' (got {metric}: {value})"
+                    )
         for name, values in (content.get("grid") or {}).items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"'{path}' needs a list of values for '{name}' in 'grid'")
@@ -271,7 +284,22 @@ def train(experiment: Experiment, folder: Path, threads: int, lock: int) -> dict
     result = read_json(folder / "result.json")
     if not finished and memory.exists():
         result["peak_memory_bytes"] = int(memory.read_text())
+    if not finished:
+        result["versions"]["commit"] = commit()
     return result
+
+
+def commit() -> str | None:
+    """The commit of this program, which tells the defaults of all options; with a plus if files
+    were changed since, None outside of a repository.
+    """
+    words = ("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
+    git = ["git", "-C", str(HERE), *words]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def keep(result: dict[str, Any], config: Config, folder: Path, file: Path) -> None:
@@ -346,6 +374,7 @@ def run(
                 result = future.result()
             except Exception as error:  # the others go on; it is told at the end
                 failed.append(f"{name}: {type(error).__name__}: {error}")
+                bar.write(f"failed: {failed[-1]}")
                 continue
             value = result["metrics"]["validation"][config.metric(around.root)]
             bar.write(f"{name}: validation {value:.4f}")

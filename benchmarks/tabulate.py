@@ -4,11 +4,11 @@
 
 One row per configuration and metric: mean ± standard deviation over the seeds; what is published,
 and how far ours is from it; and, where a configuration without a method is given too for the same
-data, backbone and preset, the improvement on it, with the average over the backbones below, of
-every method and its options apart. Of features that were made noisy or redundant, ``lost`` is what
-that took, where the same configuration with the features as they were is given too: relative to the
-value before, as in DVIB's Table 2, or, where columns were added, to the value after, as in its
-Table 3. All of these compare the seeds that both sides have.
+data, backbone and preset, the improvement on it, ours and that in the published figures, with the
+averages over the backbones below, of every method and its options apart. Of features that were made
+noisy or redundant, ``lost`` is what that took, where the same configuration with the features as
+they were is given too: relative to the value before, as in DVIB's Table 2, or, where columns were
+added, to the value after, as in its Table 3. All of these compare the seeds that both sides have.
 
 Its p-values are corrected for the number of comparisons in the table (Holm). ``p (users)`` is a
 paired t-test over users, every user's metric averaged over the seeds, ``p (users, bootstrap)`` a
@@ -40,7 +40,8 @@ from pyg_mmrec.options import option_text
 
 HEADER = [
     "data", "model", "method", "preset", "options", "seeds", "metric", "ours", "published",
-    "ours is", "lost", "improvement", "p (users)", "p (users, bootstrap)", "p (users and seeds)",
+    "ours is", "published improvement", "lost", "improvement", "p (users)",
+    "p (users, bootstrap)", "p (users and seeds)",
 ]  # fmt: skip
 
 
@@ -68,9 +69,14 @@ def make_rows(
         for result in results
         if result.runs and not any(x.startswith(PROBES) for x in result.group)
     }
+    theirs: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}  # without a method
+    for result in results:
+        if result.method == "none":
+            theirs.setdefault(result.group, result.published())
     rows: list[list[str]] = []
     compared: list[tuple[list[str], tuple[float | None, ...]]] = []
     gains: dict[tuple[str, str, tuple[str, ...]], dict[str, list[float]]] = {}
+    published_gains: dict[tuple[str, str, tuple[str, ...]], dict[str, float]] = {}
     for result in results:
         content = result.config.content
         points = result.config.points()
@@ -78,8 +84,31 @@ def make_rows(
         options = {**(content.get("options") or {}), **point}
         text = ", ".join(f"{k.split('.', 1)[1]} {option_text(v)}" for k, v in options.items())
         first = [result.group[0], result.group[1], result.method, result.group[2], text]
+        data = result.group[0].removesuffix("_proxy")
+        improved = {
+            (source, metric): value / theirs[result.group][source, metric] - 1
+            for (source, metric), value in result.published().items()
+            if result.method != "none" and (source, metric) in theirs.get(result.group, {})
+        }
+        for (_, metric), gain in improved.items():
+            models_gain = published_gains.setdefault((data, metric, result.variant), {})
+            models_gain.setdefault(result.group[1], gain)
         if not result.runs:
-            rows.append([*first, "not run", "", "", "", "", "", "", "", "", ""])
+            shown = {
+                key: value
+                for key, value in result.published().items()
+                if metrics is None or key[1] in metrics
+            }
+            for (source, metric), value in shown.items():
+                gain_text = (
+                    f"{100 * improved[source, metric]:+.2f} %"
+                    if (source, metric) in improved
+                    else ""
+                )
+                beside = [f"{value:.4f} ({source})", "", gain_text]
+                rows.append([*first, "not run", metric, "", *beside, "", "", "", "", ""])
+            if not shown:
+                rows.append([*first, "not run", *[""] * 10])
             continue
         count = str(len(result.runs))
         if len(result.runs) < result.config.seeds:
@@ -92,12 +121,15 @@ def make_rows(
             ours = f"{mean:.4f}" + (f" ± {std:.4f}" if len(result.runs) > 1 else "")
             entries = [entry for entry in published if metric in entry] or [{}]
             for place, entry in enumerate(entries):
-                beside = ["", ""]
+                beside = ["", "", ""]
                 if entry:
-                    beside = [
-                        f"{entry[metric]:.4f} ({entry['source']})",
+                    source = entry["source"]
+                    beside[:2] = [
+                        f"{entry[metric]:.4f} ({source})",
                         f"{100 * (mean / entry[metric] - 1):+.1f} %",
                     ]
+                    if (source, metric) in improved:
+                        beside[2] = f"{100 * improved[source, metric]:+.2f} %"
                 row = [*first, count, metric, ours, *beside, "", "", "", "", ""]
                 rows.append(row)
                 if place > 0:
@@ -120,7 +152,6 @@ def make_rows(
                     continue
                 gain = same.mean("test", metric) / without_method - 1
                 row[-4] = f"{100 * gain:+.2f} %"
-                data = result.group[0].removesuffix("_proxy")
                 models = gains.setdefault((data, metric, result.variant), {})
                 models.setdefault(result.group[1], []).append(gain)
                 with_method, without = same.users(metric), base.users(metric)
@@ -139,9 +170,12 @@ def make_rows(
             average = f"{100 * sum(means) / len(means):+.2f} %"
             name = f"average over {len(models)} models"
             text = ", ".join(option.split(".", 1)[1].replace("=", " ", 1) for option in own)
-            rows.append(
-                [dataset, name, method, "", text, "", metric, "", "", "", "", average, "", "", ""]
-            )
+            known = published_gains.get((dataset, metric, (method, *own)), {})
+            printed = ""
+            if set(models) <= set(known):
+                printed = f"{100 * sum(known[model] for model in models) / len(models):+.2f} %"
+            first = [dataset, name, method, "", text, "", metric]
+            rows.append([*first, "", "", "", printed, "", average, "", "", ""])
     return rows
 
 
@@ -205,7 +239,7 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table with a column per metric. It holds ours, in brackets the
     improvement, with one star for p < 0.05 and two for p < 0.01 over users and seeds, and what
     noisy or redundant features lost; below, in a row per source, what is published, and in brackets
-    how far ours is from it.
+    how far ours is from it, and by how much the method improves on what the source has without.
     """
     first, options, seeds = HEADER.index("metric"), HEADER.index("options"), HEADER.index("seeds")
     blocks: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}  # by source, "" is ours
@@ -219,11 +253,18 @@ def widen(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
             )
         gain = cell["improvement"] + stars(float(cell["p (users and seeds)"] or 1))
         lost = f"[lost {cell['lost']}]" if cell["lost"] else ""
-        ours = [text for text in (cell["ours"], f"({gain})" if gain else "", lost) if text]
+        printed = cell["published improvement"]
+        average = f"[published {printed}]" if printed and not cell["published"] else ""
+        ours = [text for text in (cell["ours"], f"({gain})" if gain else "", lost, average) if text]
         sources[""].setdefault(cell["metric"], " ".join(ours))
         value, _, source = cell["published"].removesuffix(")").partition(" (")
         if source:
-            sources.setdefault(source, {})[cell["metric"]] = f"{value} ({cell['ours is']})"
+            said = [
+                cell["ours is"] and f"ours {cell['ours is']}",
+                printed and f"improves {printed}",
+            ]
+            beside = ", ".join(text for text in said if text)
+            sources.setdefault(source, {})[cell["metric"]] = value + (beside and f" ({beside})")
     metrics = list(dict.fromkeys(row[first] for row in rows if row[first]))
     lines = []
     for place, sources in blocks.items():

@@ -87,6 +87,11 @@ def test_what_has_not_run_is_said(program, rows, monkeypatch, capsys):
         ("metrics: [recall@5, ndcg@5]", "metrics: recall@5", "a list of texts for 'metrics'"),
         ("metrics: [recall@5, ndcg@5]", "metrics: [recal@5]", "unknown metrics ['recal@5']"),
         ("configs: [", "configs: [[], ", "a list of texts for 'configs'"),
+        (
+            'configs: [../configs/mostpop.yaml, "../configs/[nd]*.yaml"]',
+            "configs: []",
+            "needs one of 'configs' at least",
+        ),
     ],
 )
 def test_a_wrong_table_is_told(program, rows, old, new, message):

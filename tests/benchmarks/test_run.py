@@ -106,6 +106,15 @@ def test_a_sweep_trains_all_seeds_at_every_point_seed_by_seed(
     assert trained[4:] == [("1", 2), ("2", 2)]
 
 
+def test_a_result_names_the_commit_that_tells_its_defaults(config, tmp_path, program, trained_here):
+    config.write_text("model: MostPop\ndataset: planted-tiny\n")
+    folders = ["--results", tmp_path / "results", "--work", tmp_path / "work"]
+    assert program("run", config, *folders).returncode == 0
+    (file,) = (tmp_path / "results").rglob("*.json")
+    found = json.loads(file.read_text())["versions"]["commit"]
+    assert found is None or re.fullmatch(r"[0-9a-f]{40}\+?", found)
+
+
 def test_what_does_not_train_runs_once(config, tmp_path, program, trained_here):
     config.write_text("model: MostPop\ndataset: planted-tiny\nseeds: 2\n")
     results = tmp_path / "results"
@@ -216,6 +225,9 @@ def test_an_interrupt_starts_nothing_new_and_unfinished_searches_are_told(
         ("seeds: 2", "sweep: 2", "needs true or false for 'sweep' (got 2)"),
         ("seeds: 2", "method:", "needs a name or 'none' for 'method' (got None)"),
         ("recall@20: 0.25", "recall@20: 25%", "needs a 'source' and numbers by metric"),
+        ("recall@20: 0.25", "recal@20: 0.25", "positive numbers of metrics such as 'recall@20'"),
+        ("recall@20: 0.25", "recall@20: 0", "in 'published' (got recall@20: 0)"),
+        ('"a small one"', "[1]", "needs a text for 'note' (got [1])"),
         ("model: LightGCN", "model: no_module:A", "model 'no_module:A' cannot be imported: No mod"),
     ],
 )
@@ -230,6 +242,11 @@ def test_a_wrong_configuration_is_told_before_anything_runs(
     with pytest.raises(SystemExit, match="2"):
         run.main()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_no_configuration(tmp_path, load_script):
+    with pytest.raises(ValueError, match="is a folder: name its files"):
+        load_script("run").Config.read(tmp_path)
 
 
 def test_every_method_of_the_project_is_compared_with_none(load_script):

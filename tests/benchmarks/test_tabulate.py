@@ -238,6 +238,34 @@ def test_a_sweep_is_picked_from_by_the_mean_over_the_seeds_of_every_point(progra
     assert rows == [["sweep", "2", "test recall@20", "0.2250", "0.2250", "+0.0 %"]]
 
 
+def test_published_improvements_stand_beside_ours_also_where_nothing_ran(program, tmp_path):
+    text = "model: {}\ndataset: x\nmethod: {}\n"
+    source = "published: [{{source: one, recall@20: {}}}, {{source: two, recall@20: 0.3}}]\n"
+    paths = [
+        write(program, tmp_path, f"{model}-{method}", text.format(model, method)
+              + source.format(theirs), [ours] if ours else [])
+        for model, method, theirs, ours in [
+            ("VBPR", "none", 0.2, 0.1), ("VBPR", "amr", 0.25, 0.11),
+            ("BM3", "none", 0.4, 0.2), ("BM3", "amr", 0.6, 0.22), ("LightGCN", "none", 0.1, None),
+        ]
+    ]  # fmt: skip
+    rows = program.make_rows(read(program, tmp_path, *paths), ["recall@20"])
+    cells = [dict(zip(program.HEADER, row, strict=True)) for row in rows]
+    bm3 = [c for c in cells if c["model"] == "BM3"]
+    assert [(c["published"][:12], c["published improvement"]) for c in bm3] == [
+        ("0.4000 (one)", ""), ("0.3000 (two)", ""), ("0.6000 (one)", "+50.00 %"),
+        ("0.3000 (two)", "+0.00 %"),
+    ]  # fmt: skip
+    assert [(c["seeds"], c["published"], c["ours"]) for c in cells if c["model"] == "LightGCN"] == [
+        ("not run", "0.1000 (one)", ""), ("not run", "0.3000 (two)", "")
+    ]  # fmt: skip
+    average = cells[-1]
+    assert average["published improvement"] == "+37.50 %" and average["improvement"] == "+10.00 %"
+    _, lines = program.widen(rows)
+    assert lines[-1][-1] == "(+10.00 %) [published +37.50 %]"
+    assert "0.6000 (ours -63.3 %, improves +50.00 %)" in [line[-1] for line in lines]
+
+
 def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
     generator = np.random.default_rng(0)
     users = generator.random(50).astype(np.float32) + np.float32([[0], [0.001]])
@@ -251,7 +279,7 @@ def test_a_wide_table_has_a_column_per_metric(program, tmp_path):
     assert header == [*program.HEADER[:6], "recall@20", "ndcg@20"]
     assert [line[2:] for line in lines] == [
         ["none", "paper", "", "2", "0.2000 ± 0.0000", "0.1000 ± 0.0000"],
-        ["none", "paper", "one (a)", "published", "", "0.2000 (-50.0 %)"],
+        ["none", "paper", "one (a)", "published", "", "0.2000 (ours -50.0 %)"],
         ["amr", "paper", "", "2", "0.3000 ± 0.0000 (+50.00 %**)", "0.1500 ± 0.0000 (+50.00 %)"],
     ]  # fmt: skip
     shared, header, lines = program.common_cells(header, lines)
