@@ -43,12 +43,21 @@ def compare(ours: _Array, other: _Array) -> tuple[float, float | None]:
 
 
 def bootstrap(difference: _Array, samples: int = 10_000) -> float:
-    """Two-sided p-value of a mean of paired differences, by resampling them around 0."""
+    """Two-sided p-value of a mean of paired differences, by resampling them around 0: how often a
+    resample's mean, by its own standard error, is as large as the one that was found.
+    """
     generator, size = np.random.default_rng(0), difference.size
-    centred, at_least = difference - difference.mean(), 0
+    mean, centred, at_least = float(difference.mean()), difference - difference.mean(), 0
+    if mean == 0 or np.ptp(difference) == 0:
+        return 1.0 if mean == 0 else 1 / (samples + 1)
+    found = mean**2 / float(centred @ centred)
     for _ in range(samples // 1000):
-        means = generator.multinomial(size, [1 / size] * size, 1000) @ centred / size
-        at_least += int((np.abs(means) >= abs(difference.mean())).sum())
+        counts = generator.multinomial(size, [1 / size] * size, 1000)
+        squared = (counts @ centred / size) ** 2
+        # Without a difference in the resample this is infinite: nothing speaks against chance.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = squared / (counts @ centred**2 - size * squared).clip(min=0)
+        at_least += int((~(ratio < found)).sum())
     return (at_least + 1) / (samples + 1)
 
 

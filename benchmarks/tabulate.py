@@ -418,6 +418,8 @@ def main() -> None:
         help="instead: how often two halves of a setting's seeds are told apart",
     )  # fmt: skip
     arguments = parser.parse_args()
+    if not arguments.results.is_dir():
+        parser.error(f"there is no folder '{arguments.results}'")
     try:
         configs = [Config.read(path) for path in arguments.configs]
         if arguments.test_picking:

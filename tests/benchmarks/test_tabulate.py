@@ -376,6 +376,21 @@ def test_runs_that_are_the_same_count_as_comparisons(program, tmp_path):
         assert p == pytest.approx(2 * uncorrected, rel=0.05) and p < 1
 
 
+def test_the_bootstrap_is_a_t_test_of_its_own_distribution(load_script):
+    comparison = load_script("comparison")
+    generator = np.random.default_rng(1)
+    for shift in (0.0, 0.05, 0.1):
+        difference = generator.normal(shift, 1, 500)
+        variance = (float(difference.var(ddof=1)) / 500, 499)
+        expected = comparison.p_value(float(difference.mean()), variance)
+        assert comparison.bootstrap(difference) == pytest.approx(expected, abs=0.02)
+    one = np.zeros(1000)
+    assert comparison.bootstrap(one, 1000) == 1
+    one[3] = 0.2  # a single user who differs may have been any
+    assert comparison.bootstrap(one, 1000) > 0.3
+    assert comparison.bootstrap(np.full(50, 0.1), 1000) < 0.01
+
+
 def test_results_of_another_configuration_are_not_printed_under_this_one(program, tmp_path):
     text = "model: VBPR\ndataset: x\noptions: {model.reg_weight: 1}\n"
     path = write(program, tmp_path, "a", text, [0.1, 0.2])
