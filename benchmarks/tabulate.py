@@ -93,6 +93,7 @@ def make_rows(
         for (_, metric), gain in improved.items():
             models_gain = published_gains.setdefault((data, metric, result.variant), {})
             models_gain.setdefault(result.group[1], gain)
+        printed_gain = {key: f"{100 * gain:+.2f} %" for key, gain in improved.items()}
         if not result.runs:
             shown = {
                 key: value
@@ -100,12 +101,7 @@ def make_rows(
                 if metrics is None or key[1] in metrics
             }
             for (source, metric), value in shown.items():
-                gain_text = (
-                    f"{100 * improved[source, metric]:+.2f} %"
-                    if (source, metric) in improved
-                    else ""
-                )
-                beside = [f"{value:.4f} ({source})", "", gain_text]
+                beside = [f"{value:.4f} ({source})", "", printed_gain.get((source, metric), "")]
                 rows.append([*first, "not run", metric, "", *beside, "", "", "", "", ""])
             if not shown:
                 rows.append([*first, "not run", *[""] * 10])
@@ -124,12 +120,11 @@ def make_rows(
                 beside = ["", "", ""]
                 if entry:
                     source = entry["source"]
-                    beside[:2] = [
+                    beside = [
                         f"{entry[metric]:.4f} ({source})",
                         f"{100 * (mean / entry[metric] - 1):+.1f} %",
+                        printed_gain.get((source, metric), ""),
                     ]
-                    if (source, metric) in improved:
-                        beside[2] = f"{100 * improved[source, metric]:+.2f} %"
                 row = [*first, count, metric, ours, *beside, "", "", "", "", ""]
                 rows.append(row)
                 if place > 0:
