@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from numbers import Integral
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +13,6 @@ from torch_geometric.utils import cumsum
 # Scores held at a time: on a CPU they stay in cache, a GPU needs more of them to be busy.
 CPU_CHUNK_SCORES = 2**20
 ACCELERATOR_CHUNK_SCORES = 2**26
-# So many users show how many items need to be scored; it pays off from so many users on. To find
-# a user's best item takes as long as to score so many items.
-_PILOT_USERS, _MANY_USERS, _SEARCH_COST = 64, 1024, 20
-# More than rounding adds to an inner product, also in bfloat16, as a share of the norms' product.
-_ROUNDING = 0.01
 
 
 class InnerProduct:
@@ -87,11 +80,6 @@ def top_k(
     memory is :obj:`chunk_size * num_items` scores. (A matrix product may round differently in
     chunks of another size, which can swap items whose scores differ by that rounding only.)
 
-    On a CPU, :class:`InnerProduct` scores items in the order of their norms, and for each user
-    only until no other item can be among the best, as
-    :math:`\mathbf{p}_u^{\top} \mathbf{q}_i \le \|\mathbf{p}_u\| \|\mathbf{q}_i\|` ("LEMP: Fast
-    Retrieval of Large Entries in a Matrix Product", Teflioudi et al., SIGMOD 2015).
-
     Args:
         score (callable): Takes user ids :obj:`[n]` and returns floating-point scores
             :obj:`[n, num_items]`; its result is not written to. :class:`InnerProduct` is the
@@ -137,43 +125,9 @@ def top_k(
             f"(got {int(exclude[1].max())})"
         )
 
-    excluded = None if exclude is None else _Excluded(*exclude)
-    if (
-        isinstance(score, InnerProduct)
-        and users.device.type == "cpu"
-        and users.numel() >= _MANY_USERS
-        and num_items > 16 * (k + 1)
-        and score.num_items == num_items
-    ):
-        values, items = _best_by_norm(score, users, k, excluded, chunk_size)
-    else:
-        values, items = _best(score, users, k, excluded, num_items, chunk_size)
-    return _finish(values, items, k)
-
-
-class _Excluded(NamedTuple):
-    """Items that are no candidates, in CSR form over all users; their columns are their ids, or
-    their ranks from a first one on.
-    """
-
-    rowptr: Tensor
-    col: Tensor
-    rank: Tensor | None = None
-    start: int = 0
-
-
-def _best(
-    score: Callable[[Tensor], Tensor],
-    users: Tensor,
-    k: int,
-    excluded: _Excluded | None,
-    num_items: int,
-    chunk_size: int | None,
-) -> tuple[Tensor, Tensor]:
-    """The best :obj:`min(k, num_items)` items of every user, by scoring all of them."""
     buffer: Tensor | None = None
     values, items = [], []
-    for chunk in users.split(chunk_size or _default_chunk_size(num_items, users.device)):
+    for chunk in users.split(chunk_size or default_chunk_size(num_items, users.device)):
         out = None if buffer is None else buffer[: chunk.numel()]
         if isinstance(score, InnerProduct) and score.num_items == num_items:
             scores = score(chunk, out=out)
@@ -187,78 +141,12 @@ def _best(
                 scores = out.copy_(scores)
         if buffer is None:
             buffer = scores
-        if excluded is not None:
-            _mask(scores, chunk, excluded)
+        if exclude is not None:
+            mask_items(scores, chunk, *exclude)
         chunk_values, chunk_items = _top_k_rows(scores, k)
         values.append(chunk_values)
         items.append(chunk_items)
-    return torch.cat(values), torch.cat(items)
-
-
-def _best_by_norm(
-    score: InnerProduct, users: Tensor, k: int, excluded: _Excluded | None, chunk_size: int | None
-) -> tuple[Tensor, Tensor]:
-    """The same, by scoring items in the order of their norms while they may matter to a user."""
-    num_items = score.num_items
-    norm, order = _norms(score.item_vectors).sort(descending=True, stable=True)
-    user_norm = _norms(score.user_vectors[users]) * (1 + _ROUNDING)
-
-    pilot = torch.arange(0, users.numel(), users.numel() // _PILOT_USERS)
-    last = _best(score, users[pilot], k, excluded, num_items, chunk_size)[0][:, -1]
-    needed = torch.searchsorted(-norm, -last / user_norm[pilot], right=True)
-    ends = _ends(needed.clamp(min=k + 1), num_items, _SEARCH_COST * k)
-    if len(ends) == 1:
-        return _best(score, users, k, excluded, num_items, chunk_size)
-
-    vectors = score.item_vectors[order]
-    rank = torch.empty_like(order).index_copy_(0, order, torch.arange(num_items))
-
-    def best_of_part(users: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
-        part = InnerProduct(score.user_vectors, vectors[start:end])
-        inside = None if excluded is None else excluded._replace(rank=rank, start=start)
-        # One item more than asked for shows whether the last place is tied.
-        values, items = _best(part, users, k + 1, inside, end - start, chunk_size)
-        return values, items + start
-
-    values, items = best_of_part(users, 0, ends[0])
-    rows = torch.arange(users.numel())
-    for start, end in pairwise(ends):
-        rows = rows[(user_norm[rows] * norm[start]).to(values.dtype) >= values[rows, -1]]
-        if rows.numel() == 0:
-            break
-        found, place = best_of_part(users[rows], start, end)
-        found, best = torch.cat([values[rows], found], dim=1).topk(k + 1)
-        values[rows] = found
-        items[rows] = torch.cat([items[rows], place], dim=1).gather(1, best)
-
-    tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
-    values, items = values[:, :k], order[items[:, :k]]
-    if tied.any():  # for the last place: lower ids come first, whatever their norm
-        values[tied], items[tied] = _best(score, users[tied], k, excluded, num_items, chunk_size)
-    return values, items
-
-
-def _norms(vectors: Tensor) -> Tensor:
-    # In double precision no square of a float32 underflows, and none of a double that matters.
-    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).clamp(min=1e-150)
-
-
-def _ends(needed: Tensor, num_items: int, search_cost: int) -> list[int]:
-    """Where to end the parts of the items, to have the least to do, by how many items some users
-    need: every part costs each user who is not done yet its items and the search for the best.
-    """
-    ends = [0, *(end for end in needed.unique().tolist() if end < num_items), num_items]
-    waiting = [float((needed > end).double().mean()) for end in ends]
-    cost, before = [0.0], [0]
-    for j in range(1, len(ends)):
-        ways = [cost[i] + waiting[i] * (search_cost + ends[j] - ends[i]) for i in range(j)]
-        cost.append(min(ways))
-        before.append(ways.index(cost[-1]))
-    best, j = [], len(ends) - 1
-    while j > 0:
-        best.append(ends[j])
-        j = before[j]
-    return best[::-1]
+    return _finish(torch.cat(values), torch.cat(items), k)
 
 
 def _by_user(pairs: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,27 +203,20 @@ def _check_scores(scores: Tensor, num_users: int, num_items: int) -> None:
         )
 
 
-def _check_no_nan(values: Tensor) -> None:
-    if values[:, 0].isnan().any():  # NaN comes first
-        raise ValueError("'score' needs to return numbers (got NaN)")
-
-
-def _default_chunk_size(num_items: int, device: torch.device) -> int:
+def default_chunk_size(num_items: int, device: torch.device) -> int:
+    """How many users to score at a time."""
     scores = CPU_CHUNK_SCORES if device.type == "cpu" else ACCELERATOR_CHUNK_SCORES
     return max(scores // max(num_items, 1), 16)
 
 
-def _mask(scores: Tensor, users: Tensor, excluded: _Excluded) -> None:
-    """Set the excluded items of :obj:`scores`, one row for each of :obj:`users`, to -inf."""
-    rowptr, col, rank, start = excluded
+def mask_items(scores: Tensor, users: Tensor, rowptr: Tensor, col: Tensor) -> None:
+    """Set the excluded items of :obj:`scores`, one row for each of :obj:`users`, to -inf; they are
+    given in CSR form over all users.
+    """
     begin, count = rowptr[users], rowptr[users + 1] - rowptr[users]
     row = torch.arange(users.numel(), device=users.device).repeat_interleave(count)
     first = count.cumsum(0) - count  # position of a row's first entry among all of them
     item = col[torch.arange(row.numel(), device=users.device) + (begin - first)[row]]
-    if rank is not None:
-        item = rank[item] - start
-        inside = (item >= 0) & (item < scores.size(1))
-        row, item = row[inside], item[inside]
     scores.view(-1).index_fill_(0, row * scores.size(1) + item, -torch.inf)
 
 
@@ -343,7 +224,8 @@ def _top_k_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The best :obj:`min(k, num_items)` of every row: the exact items, equal ones in any order."""
     # One item more than asked for shows whether the last place is tied.
     values, items = _select(scores, min(k + 1, scores.size(1)))
-    _check_no_nan(values)
+    if values[:, 0].isnan().any():  # NaN comes first
+        raise ValueError("'score' needs to return numbers (got NaN)")
     if values.size(1) <= k:
         return values, items
 

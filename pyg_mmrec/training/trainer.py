@@ -106,7 +106,8 @@ class Trainer:
             raise ValueError(f"'metric' needs to be one of {names} (got '{self.options.metric}')")
         depth = int(self.options.metric.split("@")[1]) if parameters else max(KS)
         # An epoch ranks no further than its metric looks.
-        self.validation = FullRanking.from_hetero(data, "val", [k for k in KS if k <= depth])
+        ks = [k for k in KS if k <= depth]
+        self.validation = FullRanking.from_hetero(data, "val", ks, coverage=False)
         if self.backbone.graph_sampling not in ("never", "epoch", "step"):
             raise ValueError(
                 f"'graph_sampling' of {type(self.backbone).__name__} needs to be 'never', 'epoch' "

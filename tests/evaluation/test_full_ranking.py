@@ -226,6 +226,129 @@ def test_no_cold_items_no_cold_metric() -> None:
     assert not any(name.startswith("cold") for name in metrics)
 
 
+def make_long_tailed(num_users: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Different training, validation and test pairs, mostly of the items with low ids; items from
+    600 on and, but for one, users from 300 on have no training pair.
+    """
+    generator = torch.Generator().manual_seed(4)
+    user = torch.randint(num_users, (9000,), generator=generator)
+    item = (num_items * torch.rand(9000, generator=generator) ** 4).long()
+    key = (user * num_items + item).unique()
+    key = key[torch.randperm(key.numel(), generator=generator)]
+    pairs = torch.stack([key // num_items, key % num_items])
+    train, val, test = pairs[:, 3000:], pairs[:, :300], pairs[:, 300:3000]
+    return train[:, (train[0] < 300) & (train[1] < 600)], val, test
+
+
+# Whole numbers: exact whatever the order of summation, and, where they are small, full of ties.
+@pytest.mark.parametrize(
+    ("vectors", "share"),
+    [("any", 0.55), ("popular", 0.45), ("tied", 0.7), ("equal", 1.2), ("tiny", 1.2)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("chunk_size", [None, 37])
+def test_without_coverage_most_users_are_not_ranked(
+    monkeypatch: pytest.MonkeyPatch,
+    vectors: str,
+    share: float,
+    dtype: torch.dtype,
+    chunk_size: int | None,
+) -> None:
+    num_users, num_items, ks = 320, 900, (1, 5)
+    train, val, test = make_long_tailed(num_users, num_items)
+    generator = torch.Generator().manual_seed(5)
+    largest = {"tied": 1, "equal": 0}.get(vectors, 60)
+    user, item = (
+        torch.randint(-largest, largest + 1, (size, 8), generator=generator).to(dtype)
+        for size in (num_users, num_items)
+    )
+    if vectors == "popular":
+        user[:, 0], item[:60, 0] = 60, 180
+    elif vectors == "tiny":  # products underflow
+        user, item = user * 2.0**-80, item * 2.0**-80
+    score = InnerProduct(user, item)
+    arguments = (test, train, num_users, num_items, ks, val, chunk_size)
+    expected, expected_users = FullRanking(*arguments)(score, per_user=True)
+
+    sizes = []
+    call = InnerProduct.__call__
+
+    def counted(self: InnerProduct, users: Tensor, out: Tensor | None = None) -> Tensor:
+        scores = call(self, users, out)
+        sizes.append(scores.numel())
+        return scores
+
+    monkeypatch.setattr(InnerProduct, "__call__", counted)
+    evaluator = FullRanking(*arguments, coverage=False)
+    metrics, users = evaluator(score, per_user=True)
+    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
+    assert any(name.startswith("cold") for name in metrics)
+    assert len(metrics) == len(expected) - len(ks)
+    assert all(torch.equal(users[name], expected_users[name]) for name in expected_users)
+    assert sum(sizes) < share * evaluator.users.numel() * num_items
+
+
+def test_without_coverage_rounding_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a processor may multiply: on vectors in bfloat16, whose steps are as large as differences.
+    num_users, num_items, ks = 320, 900, (20,)
+    train, _, test = make_long_tailed(num_users, num_items)
+    generator = torch.Generator().manual_seed(7)
+    user = torch.randn(num_users, 8, generator=generator)
+    item = 1 + 0.003 * torch.randn(num_items, 8, generator=generator)
+    item[:112, 0] += 0.01
+    user[:, 0] = 2
+
+    def rounded(self: InnerProduct, users: Tensor, out: Tensor | None = None) -> Tensor:
+        user, item = self.user_vectors[users].bfloat16(), self.item_vectors.bfloat16()
+        return torch.mm(user.double(), item.double().t()).float()
+
+    monkeypatch.setattr(InnerProduct, "__call__", rounded)
+    arguments = (test, train, num_users, num_items, ks)
+    expected = FullRanking(*arguments)(InnerProduct(user, item))
+    metrics = FullRanking(*arguments, coverage=False)(InnerProduct(user, item))
+    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
+
+
+def test_without_coverage_lists_of_others_are_measured_alike() -> None:
+    train, val, test = make_pairs()
+    scores = make_scores(4)
+    arguments = (test, train, NUM_USERS, NUM_ITEMS, KS, val)
+    expected = FullRanking(*arguments)(lambda users: scores[users])
+    metrics = FullRanking(*arguments, coverage=False)(lambda users: scores[users])
+    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
+
+
+@pytest.mark.parametrize("where", ["user", "item"])
+@pytest.mark.parametrize("row", [0, 310])
+def test_without_coverage_vectors_that_are_no_numbers(where: str, row: int) -> None:
+    num_users, num_items = 320, 900
+    train, _, test = make_long_tailed(num_users, num_items)
+    generator = torch.Generator().manual_seed(6)
+    vectors = {
+        "user": torch.randn(num_users, 4, generator=generator),
+        "item": torch.randn(num_items, 4, generator=generator),
+    }
+    test = torch.cat([test, torch.tensor([[row], [899]])], dim=1).unique(dim=1)
+    arguments = (test, train, num_users, num_items, (5,))
+    vectors[where][row, 1] = torch.inf
+    score = InnerProduct(vectors["user"], vectors["item"])
+    expected = FullRanking(*arguments)(score)
+    metrics = FullRanking(*arguments, coverage=False)(score)
+    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
+    vectors[where][row, 1] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        FullRanking(*arguments, coverage=False)(InnerProduct(vectors["user"], vectors["item"]))
+
+
+def test_without_coverage_refuses_vectors_of_others() -> None:
+    train, _, test = make_pairs()
+    evaluator = FullRanking(test, train, NUM_USERS, NUM_ITEMS, KS, coverage=False)
+    with pytest.raises(ValueError, match=r"'score' needs to return .* shape \[\d+, 90\]"):
+        evaluator(InnerProduct(torch.ones(NUM_USERS, 2), torch.ones(NUM_ITEMS - 1, 2)))
+    with pytest.raises(ValueError, match="'users' needs ids below 3, the number of user vectors"):
+        evaluator(InnerProduct(torch.ones(3, 2), torch.ones(NUM_ITEMS, 2)))
+
+
 def make_data() -> HeteroData:
     train, val, test = make_pairs()
     data = HeteroData()
