@@ -6,7 +6,7 @@
 
 ``sweep`` shows a test metric at every point of a configuration's grid: a line over one option, a
 heat map over two; with ``--baseline``, stars say where the difference is more than other users and
-seeds may give. ``convergence`` shows the validation metric of seed 0 over epochs and over
+seeds may give. ``convergence`` shows a validation metric of seed 0 over epochs and over
 seconds of training, and how long each configuration takes to the best value of the first. ``dots``
 shows a test metric of every configuration, a line each, beside what is published; ``normalized``
 shows it divided by the model's best, as DVIB's Figure 6. What does not train is left out of these.
@@ -239,35 +239,49 @@ def epochs_to(curve: Sequence[float], target: float) -> int | None:
 
 
 def convergence(
-    configs: Sequence[Config], results: Path, output: Path, metric: str | None = None
+    configs: Sequence[Config], results: Path, output: Path, metrics: Sequence[str] = ()
 ) -> str:
-    """Draws validation over epochs and over seconds, of the first seed; returns, over all seeds,
-    what it took to the best of the first configuration with the same seed, and near it.
+    """Draws validation over epochs and over seconds, of the first seed, two pictures a metric;
+    returns, by the first metric and over all seeds, what it took to the best of the first
+    configuration with the same seed, and near it.
 
     Args:
         configs (list[Config]): The baseline, then others; of grids, the point validation picks.
         results (pathlib.Path): Folder of the result files.
         output (pathlib.Path): The figure's file; its suffix says the format.
-        metric (str, optional): The validation metric. (default: the one that picked the epoch)
+        metrics (list[str], optional): Validation metrics. (default: the one that picked the epoch)
     """
     found = trained(configs, results)
     if len(found) > len(LINES):
         raise ValueError(f"a figure tells {len(LINES)} lines apart (got {len(found)})")
-    configs = [result.config for result in found]
-    metric = metric or configs[0].metric()
-    curves = [_curves(result, metric) for result in found]
-    seed = min(curves[0])
-    figure, (by_epoch, by_second) = plt.subplots(
-        1, 2, figsize=(9, 3.5), sharey=True, layout="constrained"
-    )
-    rows = []
-    for runs, name, line in zip(curves, labels(configs), LINES, strict=False):
-        if seed in runs:
-            curve, seconds = runs[seed]
-            epoch = np.arange(1, len(curve) + 1)
-            style = {**line, "markevery": max(1, len(curve) // 8), "label": name}
-            by_epoch.plot(epoch, curve, **style)
-            by_second.plot(epoch * seconds, curve, **style)
+    names, seed = labels([result.config for result in found]), min(found[0].seeds)
+    metrics = metrics or [found[0].config.metric()]
+    of_metrics = [[_curves(result, metric) for result in found] for metric in metrics]
+    figure, all_axes = plt.subplots(
+        len(metrics), 2, figsize=(9, 1 + 2.5 * len(metrics)), sharex="col", sharey="row",
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for metric, curves, axes in zip(metrics, of_metrics, all_axes, strict=True):
+        for runs, name, line in zip(curves, names, LINES, strict=False):
+            if seed in runs:
+                curve, seconds = runs[seed]
+                epoch = np.arange(1, len(curve) + 1)
+                style = {**line, "markevery": max(1, len(curve) // 8), "label": name}
+                axes[0].plot(epoch, curve, **style)
+                axes[1].plot(epoch * seconds, curve, **style)
+        for each in axes:
+            each.axhline(max(curves[0][seed][0]), color="0.4", linewidth=0.8)
+        axes[0].set_ylabel(f"validation {metric}")
+    all_axes[-1, 0].set_xlabel("epochs")
+    all_axes[-1, 1].set_xlabel("seconds of training")
+    title = f"{found[0].config.content['dataset']}, seed {seed}"
+    all_axes[0, 0].set_title(title, fontsize="medium")
+    all_axes[0, 0].legend()
+    figure.savefig(output, dpi=200)
+    plt.close(figure)
+
+    rows, curves = [], of_metrics[0]
+    for runs, name in zip(curves, names, strict=True):
         both = sorted(runs.keys() & curves[0].keys())
         row = [
             name, _text([max(curve) for curve, _ in runs.values()]),
@@ -280,16 +294,8 @@ def convergence(
             row.append(f"{len(reached)} of {len(both)}")
             row += [_text(list(values), 0) for values in zip(*reached, strict=True)] or ["", ""]
         rows.append(row)
-    for axes, name in ((by_epoch, "epochs"), (by_second, "seconds of training")):
-        axes.axhline(max(curves[0][seed][0]), color="0.4", linewidth=0.8)
-        axes.set_xlabel(name)
-    by_epoch.set_ylabel(f"validation {metric}")
-    by_epoch.set_title(f"{configs[0].content['dataset']}, seed {seed}", fontsize="medium")
-    by_epoch.legend()
-    figure.savefig(output, dpi=200)
-    plt.close(figure)
     header = [
-        "run", f"best {metric}", "epochs", "seconds an epoch",
+        "run", f"best {metrics[0]}", "epochs", "seconds an epoch",
         f"seeds that reach {NEAR:.0%} of the first's best", "epochs to it", "seconds to it",
         "seeds that reach all of it", "epochs to it", "seconds to it",
     ]  # fmt: skip
@@ -427,7 +433,8 @@ def main() -> None:
             metric = arguments.metric or "ndcg@20"
             print(sweep(configs, arguments.results, metric, base, output))
         elif arguments.kind == "convergence":
-            print(convergence(configs, arguments.results, output, arguments.metric))
+            metrics = [arguments.metric] if arguments.metric else []
+            print(convergence(configs, arguments.results, output, metrics))
         else:
             metric = arguments.metric or "ndcg@20"
             normalize = arguments.kind == "normalized"

@@ -2,13 +2,14 @@
 
 The common way scores users in batches, takes :func:`torch.topk` and then walks over the users in
 Python; it draws negative items one by one. Both see the same vectors and must give the same
-metrics; what either prepares once for all evaluations or epochs is not timed. Data is generated;
-its size is that of Amazon Baby by default. So are the vectors, unless those of a finished run are
-given, whose items differ in length, so that fewer of them need to be scored::
+metrics; coverage, which takes every user's list, is none of them. What either prepares once for
+all evaluations or epochs is not timed. Data is generated, of the size of Amazon Baby by default,
+unless a data set is given, whose validation split is ranked; so are the vectors, unless they are
+those of a finished run::
 
     python benchmarks/ranking.py
     python benchmarks/ranking.py --users 35598 --items 18357 --interactions 218409
-    python benchmarks/ranking.py --vectors runs/baby/vectors.safetensors
+    python benchmarks/ranking.py --root data --dataset baby --vectors runs/baby/vectors.safetensors
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pyg_mmrec.evaluation import KS, FullRanking
+from pyg_mmrec.experiment import Experiment
 from pyg_mmrec.retrieval import InnerProduct, top_k
 from pyg_mmrec.training import TripletSampler
 
@@ -146,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     parser.add_argument("--interactions", type=int, default=118_551)
     parser.add_argument("--held-out", type=int, default=21_682)
     parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--vectors", help="a run's vectors.safetensors, which tells the sizes too")
+    parser.add_argument("--root", default="data", help="folder of data set folders")
+    parser.add_argument("--dataset", help="a folder's name, which tells the sizes too")
+    parser.add_argument("--vectors", help="a run's vectors.safetensors, of the same sizes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -157,23 +161,35 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     generator = torch.Generator().manual_seed(options.seed)
+    if options.dataset:
+        data = Experiment("MostPop", options.dataset, options.root).load()
+        options.users, options.items = data["user"].num_nodes, data["item"].num_nodes
+        train = data["user", "interacts", "item"].edge_index
+        held_out = data["user", "interacts", "item"].val_label_index
+        options.interactions, options.held_out = train.size(1), held_out.size(1)
+    else:
+        train, held_out = generate_pairs(
+            options.users, options.items, options.interactions, options.held_out, generator
+        )
     if options.vectors:
         vectors = load_file(options.vectors)
-        options.users, options.items = len(vectors["user"]), len(vectors["item"])
         options.channels = vectors["user"].size(1)
+        sizes = (len(vectors["user"]), len(vectors["item"]))
+        if sizes != (options.users, options.items):
+            parser.error(
+                f"'{options.vectors}' holds {sizes[0]} users and {sizes[1]} items, the data have "
+                f"{options.users} and {options.items}"
+            )
     else:
         vectors = {
             "user": torch.randn(options.users, options.channels, generator=generator),
             "item": torch.randn(options.items, options.channels, generator=generator),
         }
-    train, held_out = generate_pairs(
-        options.users, options.items, options.interactions, options.held_out, generator
-    )
     train = train[:, train[0].argsort(stable=True)]  # by user, as data sets are
     train, held_out = train.to(device), held_out.to(device)
     user_vectors, item_vectors = vectors["user"].to(device), vectors["item"].to(device)
 
-    evaluator = FullRanking(held_out, train, options.users, options.items, KS)
+    evaluator = FullRanking(held_out, train, options.users, options.items, KS, coverage=False)
     score = InnerProduct(user_vectors, item_vectors)
     ours = evaluator(score)
     rank_commonly = CommonRanking(held_out, train, options.users)

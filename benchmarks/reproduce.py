@@ -89,8 +89,12 @@ class Table:
             text = plot.sweep(sweeps, results, metric, others[0] if others else None, output)
         elif self.figure == "convergence":
             runs = [run for result in plot.trained(self.configs, results) for run in result.runs]
-            kept = all(f"validation {metric}" in run["history"] for run in runs)
-            text = plot.convergence(self.configs, results, output, metric if kept else None)
+            kept = [
+                name
+                for name in self.metrics or METRICS
+                if all(f"validation {name}" in run["history"] for run in runs)
+            ]
+            text = plot.convergence(self.configs, results, output, kept)
         else:
             normalize = self.figure == "normalized"
             metrics = (self.metrics or METRICS)[:2]

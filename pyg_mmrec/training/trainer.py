@@ -37,9 +37,9 @@ class Trainer:
 
     Adam steps over batches of interactions in random order, each with a sampled negative item.
     After every epoch all items are ranked for the validation users, as far down as the metric
-    looks; the epoch with the best metric is kept. With a ``folder``, checkpoints hold weights,
-    optimiser, random states and history, so that a resumed run ends bit-identical to an undisturbed
-    one.
+    looks, and coverage is not measured; the epoch with the best metric is kept. With a ``folder``,
+    checkpoints hold weights, optimiser, random states and history, so that a resumed run ends
+    bit-identical to an undisturbed one.
 
     Args:
         objective (Objective): Backbone and methods. Its device is where everything happens, but

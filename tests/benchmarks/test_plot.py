@@ -127,6 +127,11 @@ def test_convergence_counts_to_the_best_of_the_first(program, make, tmp_path):
     output = tmp_path / "figure.svg"
     text = program.convergence([first, faster, slower], tmp_path / "results", output)
     assert "<svg" in output.read_text()
+    both = program.convergence(
+        [first, faster], tmp_path / "results", output, ["recall@20", "recall@20"]
+    )
+    assert both.splitlines()[2:] == text.splitlines()[2:4]
+    assert output.read_text().count("validation recall@20") == 2
     rows = [re.split(r"  +", line) for line in text.splitlines()[2:]]
     best = "0.4000 ± 0.1414"
     assert rows[0][:4] == ["LightGCN", best, "4 ± 1", "0.500 ± 0.000"]
@@ -138,7 +143,7 @@ def test_convergence_counts_to_the_best_of_the_first(program, make, tmp_path):
     with pytest.raises(
         ValueError, match=r"result of 'a' holds no map@5 .* \['validation recall@20"
     ):
-        program.convergence([first], tmp_path / "results", output, "map@5")
+        program.convergence([first], tmp_path / "results", output, ["map@5"])
 
 
 def test_what_is_compared_is_of_one_data_set(program, make, tmp_path):
