@@ -412,8 +412,9 @@ def main() -> None:
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML files")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument(
-        "--metric", help="(default: the one that picks of a convergence, else ndcg@20)"
-    )
+        "--metric", nargs="+", metavar="METRIC",
+        help="several but for a sweep (default: the one that picks of a convergence, else ndcg@20)",
+    )  # fmt: skip
     parser.add_argument("--baseline", type=Path, metavar="CONFIG", help="beside a sweep")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="figure, .pdf, .png or .svg (default: KIND.pdf)"
@@ -426,19 +427,19 @@ def main() -> None:
         parser.error(f"--output needs a suffix such as .pdf, .png or .svg (got '{output}')")
     if arguments.kind != "sweep" and arguments.baseline:
         parser.error("--baseline is of a sweep")
+    metrics = arguments.metric or ["ndcg@20"]
+    if arguments.kind == "sweep" and len(metrics) > 1:
+        parser.error(f"a sweep shows one metric (got {', '.join(metrics)})")
     try:
         configs = [Config.read(path) for path in arguments.configs]
         if arguments.kind == "sweep":
             base = Config.read(arguments.baseline) if arguments.baseline else None
-            metric = arguments.metric or "ndcg@20"
-            print(sweep(configs, arguments.results, metric, base, output))
+            print(sweep(configs, arguments.results, metrics[0], base, output))
         elif arguments.kind == "convergence":
-            metrics = [arguments.metric] if arguments.metric else []
-            print(convergence(configs, arguments.results, output, metrics))
+            print(convergence(configs, arguments.results, output, arguments.metric or []))
         else:
-            metric = arguments.metric or "ndcg@20"
             normalize = arguments.kind == "normalized"
-            print(dots(configs, arguments.results, [metric], output, normalize))
+            print(dots(configs, arguments.results, metrics, output, normalize))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(f"\n{output}")

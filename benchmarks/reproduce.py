@@ -94,6 +94,7 @@ class Table:
                 for name in self.metrics or METRICS
                 if all(f"validation {name}" in run["history"] for run in runs)
             ]
+            # Runs of before metrics at 5 were kept show the one that picked their epochs.
             text = plot.convergence(self.configs, results, output, kept)
         else:
             normalize = self.figure == "normalized"

@@ -35,10 +35,12 @@ FORMULAS = {
 
 # Of a user, on average: the two ways to look for them take about as long at six.
 _FEW_HELD_OUT = 4
-# The most popular items, as parts of all, that tell for most users that nothing is to be found.
+# The most popular items, as shares of all, that tell for most users that nothing is to be found.
 _POPULAR = (1 / 64, 1 / 8)
-# More than rounding changes an inner product, also in bfloat16, as a share of the norms' product.
-_ROUNDING = 0.01
+# More than rounding changes an inner product, also in bfloat16, as a share of the norms' product;
+# no norm counts as less than this, as squares of smaller numbers underflow.
+_ROUNDING, _SMALLEST_NORM = 0.01, 1e-18
+# Held-out pairs whose vectors are gathered at a time, to bound the memory.
 _PAIRS_AT_A_TIME = 2**14
 
 
@@ -59,9 +61,9 @@ class FullRanking:
 
     averaged over the users with at least one held-out item, as in
     :mod:`torch_geometric.metrics`. In addition, :obj:`coverage` is the share of all items that is
-    shown to any of these users, and :obj:`cold_item_recall` is the recall of held-out items
-    without a training interaction, averaged over the users who have such items (absent if nobody
-    has).
+    shown to any of these users (if asked for), and :obj:`cold_item_recall` is the recall of
+    held-out items without a training interaction, averaged over the users who have such items
+    (absent if nobody has).
 
     Candidates are all items except the user's training items. Everything that depends on the
     data only is prepared once, so that a call is scoring and ranking.
@@ -86,9 +88,9 @@ class FullRanking:
         chunk_size (int, optional): Number of users ranked at a time, see
             :meth:`~pyg_mmrec.retrieval.top_k`. (default: :obj:`None`)
         coverage (bool, optional): Whether to measure coverage, for which every user's list is
-            made. Without it, an :class:`~pyg_mmrec.retrieval.InnerProduct` is evaluated several
-            times as fast, with the same results: most users have no held-out item in their list,
-            which the most popular items alone can show. (default: :obj:`True`)
+            made. Without it, an :class:`~pyg_mmrec.retrieval.InnerProduct` is mostly evaluated
+            several times as fast, with the same results: few users have a held-out item in their
+            list, and the most popular items alone can show who has none. (default: :obj:`True`)
 
     Raises:
         ValueError: If there are no held-out pairs, a pair is out of range, is held out twice or
@@ -148,19 +150,8 @@ class FullRanking:
         row = torch.arange(self.users.numel(), device=label_user.device).repeat_interleave(count)
         self._label_index = torch.stack([row, label_item])  # a user is its position in `users`
 
-        # The most popular items, in parts, each with those that are excluded in CSR form.
         popularity = torch.bincount(train_edge_index[1], minlength=num_items)
-        by_popularity = popularity.argsort(descending=True, stable=True)
-        rank = torch.empty_like(by_popularity)
-        rank[by_popularity] = torch.arange(num_items, device=rank.device)
-        excluded_user, excluded_rank = excluded_key // num_items, rank[excluded_key % num_items]
-        self._popular, start = [], 0
-        for end in (int(share * num_items) for share in _POPULAR):
-            inside = (excluded_rank >= start) & (excluded_rank < end)
-            count = torch.bincount(excluded_user[inside], minlength=num_users)
-            exclude = (cumsum(count), excluded_rank[inside] - start)
-            self._popular.append((by_popularity[start:end], *exclude))
-            start = end
+        self._popular = [] if coverage else self._parts(popularity, excluded_key)
 
         is_cold = torch.ones(num_items, dtype=torch.bool, device=label_user.device)
         is_cold[train_edge_index[1]] = False
@@ -247,20 +238,17 @@ class FullRanking:
         Raises:
             ValueError: If the scores have another shape, are no floats or are NaN.
         """
-        rows = None
-        if not self.coverage and isinstance(score, InnerProduct):
-            rows = self._may_find(score)
-        _, items = top_k(
+        rows = self._rows_to_rank(score)
+        _, ranked = top_k(
             score,
-            self.users if rows is None else self.users[rows],
+            self.users[rows],
             max(self.ks),
             num_items=self.num_items,
             exclude=self._exclude,
             chunk_size=self.chunk_size,
         )
-        if rows is not None:
-            nothing = items.new_full((self.users.numel(), items.size(1)), -1)
-            items = nothing.index_copy_(0, rows, items)
+        items = ranked.new_full((self.users.numel(), ranked.size(1)), -1)
+        items.index_copy_(0, rows, ranked)
         return self.measure(items, per_user=True) if per_user else self.measure(items)
 
     @overload
@@ -321,28 +309,54 @@ class FullRanking:
             formula.to(device)
         return self
 
-    def _may_find(self, score: InnerProduct) -> Tensor:
+    def _parts(
+        self, popularity: Tensor, excluded_key: Tensor
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The most popular items, in parts, and the places in each that are no candidates of a
+        user, in CSR form.
+        """
+        by_popularity = popularity.argsort(descending=True, stable=True)
+        rank = torch.empty_like(by_popularity)
+        rank[by_popularity] = torch.arange(self.num_items, device=rank.device)
+        user, rank = excluded_key // self.num_items, rank[excluded_key % self.num_items]
+        parts, start = [], 0
+        for end in (int(share * self.num_items) for share in _POPULAR):
+            inside = (rank >= start) & (rank < end)
+            rowptr = cumsum(torch.bincount(user[inside], minlength=self.num_users))
+            parts.append((by_popularity[start:end], rowptr, rank[inside] - start))
+            start = end
+        return parts
+
+    def _rows_to_rank(self, score: Callable[[Tensor], Tensor]) -> Tensor:
         """Positions in :attr:`users` of those whose lists may hold what is held out. For everyone
         else, enough of the most popular candidates alone are better than any of it.
         """
         rows = torch.arange(self.users.numel(), device=self.users.device)
+        # Only what is known to be inner products, of all users and items, can be told in advance.
+        if self.coverage or type(score) is not InnerProduct:
+            return rows
         user, item = score.user_vectors, score.item_vectors
         if (user.size(0), item.size(0)) != (self.num_users, self.num_items):
-            return rows  # for `top_k` to refuse
-        best = user.new_full((rows.numel(),), -torch.inf)
+            return rows
+        bound = user.new_full((rows.numel(),), -torch.inf)
         for row, label_item in self._label_index.split(_PAIRS_AT_A_TIME, dim=1):
             value = (user[self.users[row]] * item[label_item]).sum(dim=1)
-            best.scatter_reduce_(0, row, value, "amax")
-        longest = torch.linalg.vector_norm(item, dim=1).max()
-        best += _ROUNDING * longest * torch.linalg.vector_norm(user[self.users], dim=1)
+            bound.scatter_reduce_(0, row, value, "amax")
+        # Where a product may overflow, so does a norm, and nothing is better than that.
+        norm, item_norm = (
+            torch.linalg.vector_norm(vectors, dim=1).clamp(min=_SMALLEST_NORM)
+            for vectors in (user[self.users], item)
+        )
+        bound += _ROUNDING * item_norm.max() * norm
         num_better = torch.zeros_like(rows)
-        for items, *exclude in self._popular:
+        for items, rowptr, col in self._popular:
             part = InnerProduct(user, item[items])
             chunk_size = self.chunk_size or default_chunk_size(items.numel(), rows.device)
             for chunk in rows.split(chunk_size):
-                scores = part(self.users[chunk])
-                mask_items(scores, self.users[chunk], *exclude)
-                num_better[chunk] += (scores > best[chunk].unsqueeze(1)).sum(dim=1)
+                users = self.users[chunk]
+                scores = part(users)
+                mask_items(scores, users, rowptr, col)
+                num_better[chunk] += (scores > bound[chunk].unsqueeze(1)).sum(dim=1)
             rows = rows[num_better[rows] < max(self.ks)]
         return rows
 

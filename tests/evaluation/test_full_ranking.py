@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -226,26 +227,62 @@ def test_no_cold_items_no_cold_metric() -> None:
     assert not any(name.startswith("cold") for name in metrics)
 
 
-def make_long_tailed(num_users: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Different training, validation and test pairs, mostly of the items with low ids; items from
-    600 on and, but for one, users from 300 on have no training pair.
+MANY_USERS, MANY_ITEMS = 320, 900
+
+
+def make_long_tailed() -> tuple[Tensor, Tensor, Tensor]:
+    """Different training, validation and test pairs, mostly of the items with low ids. The last
+    items and users have no training pair, every third user has no test pair, and the most popular
+    items are each a validation item of every second user.
     """
     generator = torch.Generator().manual_seed(4)
-    user = torch.randint(num_users, (9000,), generator=generator)
-    item = (num_items * torch.rand(9000, generator=generator) ** 4).long()
-    key = (user * num_items + item).unique()
+    user = torch.randint(MANY_USERS, (9000,), generator=generator)
+    item = (MANY_ITEMS * torch.rand(9000, generator=generator) ** 4).long()
+    favourite = (torch.arange(MANY_USERS) % 2 == 0).view(-1, 1) & (torch.arange(MANY_ITEMS) < 6)
+    favourite = favourite.nonzero()
+    val_key = favourite[:, 0] * MANY_ITEMS + favourite[:, 1]
+    key = (user * MANY_ITEMS + item).unique()
+    key = key[~torch.isin(key, val_key)]
     key = key[torch.randperm(key.numel(), generator=generator)]
-    pairs = torch.stack([key // num_items, key % num_items])
-    train, val, test = pairs[:, 3000:], pairs[:, :300], pairs[:, 300:3000]
-    return train[:, (train[0] < 300) & (train[1] < 600)], val, test
+    pairs = torch.stack([key // MANY_ITEMS, key % MANY_ITEMS])
+    train, test = pairs[:, 3000:], pairs[:, :3000]
+    train = train[:, (train[0] < 300) & (train[1] < 600)]
+    return train, favourite.t(), test[:, test[0] % 3 > 0]
 
 
-# Whole numbers: exact whatever the order of summation, and, where they are small, full of ties.
+def assert_coverage_does_not_matter(
+    score: Callable[[Tensor], Tensor],
+    ks: tuple[int, ...] = (1, 5),
+    chunk_size: int | None = None,
+) -> FullRanking:
+    """Whether metrics, also every user's, are the same to the last digit; returns the evaluator."""
+    train, val, test = make_long_tailed()
+    arguments = (test, train, MANY_USERS, MANY_ITEMS, ks, val, chunk_size)
+    expected, expected_users = FullRanking(*arguments)(score, per_user=True)
+    evaluator = FullRanking(*arguments, coverage=False)
+    metrics, users = evaluator(score, per_user=True)
+    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
+    assert len(metrics) == len(expected) - len(ks)
+    assert any(name.startswith("cold") for name in metrics)
+    assert users.keys() == expected_users.keys()
+    assert all(torch.equal(users[name], expected_users[name]) for name in users)
+    return evaluator
+
+
+def whole_numbers(largest: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Vectors whose products are exact whatever the order of summation."""
+    generator = torch.Generator().manual_seed(5)
+    user, item = (
+        torch.randint(-largest, largest + 1, (size, 8), generator=generator).to(dtype)
+        for size in (MANY_USERS, MANY_ITEMS)
+    )
+    return user, item
+
+
+@pytest.mark.parametrize(("vectors", "share"), [("any", 0.55), ("popular", 0.6), ("tied", 0.7)])
 @pytest.mark.parametrize(
-    ("vectors", "share"),
-    [("any", 0.55), ("popular", 0.45), ("tied", 0.7), ("equal", 1.2), ("tiny", 1.2)],
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("chunk_size", [None, 37])
 def test_without_coverage_most_users_are_not_ranked(
     monkeypatch: pytest.MonkeyPatch,
@@ -254,21 +291,12 @@ def test_without_coverage_most_users_are_not_ranked(
     dtype: torch.dtype,
     chunk_size: int | None,
 ) -> None:
-    num_users, num_items, ks = 320, 900, (1, 5)
-    train, val, test = make_long_tailed(num_users, num_items)
-    generator = torch.Generator().manual_seed(5)
-    largest = {"tied": 1, "equal": 0}.get(vectors, 60)
-    user, item = (
-        torch.randint(-largest, largest + 1, (size, 8), generator=generator).to(dtype)
-        for size in (num_users, num_items)
-    )
+    monkeypatch.setattr(full_ranking, "_PAIRS_AT_A_TIME", chunk_size or 2**14)
+    user, item = whole_numbers(1 if vectors == "tied" else 60, dtype)
     if vectors == "popular":
-        user[:, 0], item[:60, 0] = 60, 180
-    elif vectors == "tiny":  # products underflow
-        user, item = user * 2.0**-80, item * 2.0**-80
+        user[:, 0], item[:60, 0], item[:6, 0] = 60, 180, 250  # six are excluded for many
     score = InnerProduct(user, item)
-    arguments = (test, train, num_users, num_items, ks, val, chunk_size)
-    expected, expected_users = FullRanking(*arguments)(score, per_user=True)
+    evaluator = assert_coverage_does_not_matter(score, (1, 5), chunk_size)
 
     sizes = []
     call = InnerProduct.__call__
@@ -279,58 +307,70 @@ def test_without_coverage_most_users_are_not_ranked(
         return scores
 
     monkeypatch.setattr(InnerProduct, "__call__", counted)
-    evaluator = FullRanking(*arguments, coverage=False)
-    metrics, users = evaluator(score, per_user=True)
-    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
-    assert any(name.startswith("cold") for name in metrics)
-    assert len(metrics) == len(expected) - len(ks)
-    assert all(torch.equal(users[name], expected_users[name]) for name in expected_users)
-    assert sum(sizes) < share * evaluator.users.numel() * num_items
+    evaluator(score)
+    assert sum(sizes) < share * evaluator.users.numel() * MANY_ITEMS
+
+
+def test_without_coverage_whatever_the_vectors() -> None:
+    user, item = whole_numbers(60)
+    nowhere = torch.zeros_like(item)
+    nowhere[600:] = -1.0  # what is held out of other items is never among the best
+    for vectors in ((user * 0, item), (user, item * 0), (user.abs(), nowhere)):
+        assert_coverage_does_not_matter(InnerProduct(*vectors))
+    assert_coverage_does_not_matter(InnerProduct(user, item), ks=(300,))  # longer than the parts
+    generator = torch.Generator().manual_seed(8)
+    for scale in (1.0, 1e-25, 1e15):  # of the second, squares underflow
+        user = torch.rand(MANY_USERS, 8, generator=generator)
+        item = torch.rand(30, 8, generator=generator)[torch.arange(MANY_ITEMS) % 30]
+        assert_coverage_does_not_matter(InnerProduct(user * scale, item))
+        assert_coverage_does_not_matter(InnerProduct(user, item * scale))
+
+
+def test_without_coverage_all_users_may_be_passed_over() -> None:
+    train, _, test = make_long_tailed()
+    user, item = torch.ones(MANY_USERS, 2), torch.zeros(MANY_ITEMS, 2)
+    item[:100] = 1.0
+    test = test[:, test[1] >= 100]
+    evaluator = FullRanking(test, train, MANY_USERS, MANY_ITEMS, (2,), coverage=False)
+    assert set(evaluator(InnerProduct(user, item)).values()) == {0.0}
 
 
 def test_without_coverage_rounding_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     # As a processor may multiply: on vectors in bfloat16, whose steps are as large as differences.
-    num_users, num_items, ks = 320, 900, (20,)
-    train, _, test = make_long_tailed(num_users, num_items)
-    generator = torch.Generator().manual_seed(7)
-    user = torch.randn(num_users, 8, generator=generator)
-    item = 1 + 0.003 * torch.randn(num_items, 8, generator=generator)
-    item[:112, 0] += 0.01
-    user[:, 0] = 2
-
     def rounded(self: InnerProduct, users: Tensor, out: Tensor | None = None) -> Tensor:
         user, item = self.user_vectors[users].bfloat16(), self.item_vectors.bfloat16()
         return torch.mm(user.double(), item.double().t()).float()
 
     monkeypatch.setattr(InnerProduct, "__call__", rounded)
-    arguments = (test, train, num_users, num_items, ks)
-    expected = FullRanking(*arguments)(InnerProduct(user, item))
-    metrics = FullRanking(*arguments, coverage=False)(InnerProduct(user, item))
-    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
+    generator = torch.Generator().manual_seed(7)
+    user = torch.randn(MANY_USERS, 8, generator=generator)
+    item = 1 + 0.003 * torch.randn(MANY_ITEMS, 8, generator=generator)
+    item[:112, 0] += 0.01
+    user[:, 0] = 2
+    assert_coverage_does_not_matter(InnerProduct(user, 64 * item), ks=(20,))
 
 
-def test_without_coverage_lists_of_others_are_measured_alike() -> None:
-    train, val, test = make_pairs()
-    scores = make_scores(4)
-    arguments = (test, train, NUM_USERS, NUM_ITEMS, KS, val)
-    expected = FullRanking(*arguments)(lambda users: scores[users])
-    metrics = FullRanking(*arguments, coverage=False)(lambda users: scores[users])
-    assert metrics == {name: expected[name] for name in expected if "coverage" not in name}
+def test_without_coverage_other_scores_are_ranked_in_full() -> None:
+    user, item = whole_numbers(60)
+
+    class Biased(InnerProduct):
+        def __call__(self, users: Tensor, out: Tensor | None = None) -> Tensor:
+            return super().__call__(users, out).add_(1000 * torch.arange(MANY_ITEMS))
+
+    assert_coverage_does_not_matter(Biased(user, item))
+    scores = user @ item.t()
+    assert_coverage_does_not_matter(lambda users: scores[users])
 
 
 @pytest.mark.parametrize("where", ["user", "item"])
-@pytest.mark.parametrize("row", [0, 310])
+@pytest.mark.parametrize("row", [1, 310])
 def test_without_coverage_vectors_that_are_no_numbers(where: str, row: int) -> None:
-    num_users, num_items = 320, 900
-    train, _, test = make_long_tailed(num_users, num_items)
-    generator = torch.Generator().manual_seed(6)
-    vectors = {
-        "user": torch.randn(num_users, 4, generator=generator),
-        "item": torch.randn(num_items, 4, generator=generator),
-    }
+    train, _, test = make_long_tailed()
+    vectors = dict(zip(("user", "item"), whole_numbers(60), strict=True))
     test = torch.cat([test, torch.tensor([[row], [899]])], dim=1).unique(dim=1)
-    arguments = (test, train, num_users, num_items, (5,))
+    arguments = (test, train, MANY_USERS, MANY_ITEMS, (5,))
     vectors[where][row, 1] = torch.inf
+    vectors["item" if where == "user" else "user"][:, 1] += 0.5  # no infinity times zero
     score = InnerProduct(vectors["user"], vectors["item"])
     expected = FullRanking(*arguments)(score)
     metrics = FullRanking(*arguments, coverage=False)(score)
@@ -374,6 +414,8 @@ def test_from_hetero() -> None:
     assert plain == direct(test)
     assert masked == direct(test, val)
     assert masked != plain
+    evaluator = FullRanking.from_hetero(data, "test", ks=KS, coverage=False)
+    assert evaluator(score) == {name: plain[name] for name in plain if "coverage" not in name}
 
 
 def test_from_hetero_refuses() -> None:
@@ -436,7 +478,7 @@ def test_refuses_bad_scores_and_lists() -> None:
 
 def test_to_and_repr() -> None:
     train, _, test = make_pairs()
-    evaluator = FullRanking(test, train, NUM_USERS, NUM_ITEMS, (5,))
+    evaluator = FullRanking(test, train, NUM_USERS, NUM_ITEMS, (5,), coverage=False)
     assert evaluator.to("cpu") is evaluator
     users = evaluator.users.numel()
     assert repr(evaluator) == (
@@ -444,8 +486,9 @@ def test_to_and_repr() -> None:
     )
     meta = evaluator.to("meta")
     tensors = [value for value in vars(meta).values() if isinstance(value, Tensor)]
-    assert len(tensors) >= 4
-    assert all(tensor.is_meta for tensor in [*tensors, *meta._exclude])
+    assert len(tensors) >= 4 and len(meta._popular) == 2
+    tensors += [*meta._exclude, *(tensor for part in meta._popular for tensor in part)]
+    assert all(tensor.is_meta for tensor in tensors)
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,7 @@ def test_best_epoch_is_kept(build: Callable[..., Objective], data: HeteroData) -
     kept = trainer.evaluate("val")
     kept = {name: kept[name] for name in epochs[best]["validation"]}
     assert kept == epochs[best]["validation"] != epochs[-1]["validation"]
+    assert not any("coverage" in name for name in kept)
     user, item = trainer.vectors()
     assert user.shape == (120, 8) and item.shape == (90, 8) and not user.requires_grad
 
