@@ -84,7 +84,7 @@ def main() -> None:
         score = InnerProduct(*backbone.vectors(backbone(graph)))
     tell("all final vectors", clock.seconds["vectors"])
     with clock.part("evaluator"):
-        ranking = FullRanking(held_out, train, *sizes, coverage=False)
+        ranking = FullRanking(held_out, train, *sizes)
     tell("preparing the evaluation", clock.seconds["evaluator"])
     with clock.part("evaluate"):
         ranking(score)

@@ -316,7 +316,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument(
         "--warm-up", type=int, default=0, metavar="EPOCHS",
-        help="epochs to train first: ranking takes longer as items' vectors become alike in length",
+        help="epochs to train first: ranking takes longer once held-out items are found",
     )  # fmt: skip
     parser.add_argument(
         "--no-common", action="store_true", help="without the common way, which is on the CPU"
