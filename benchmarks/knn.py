@@ -24,7 +24,8 @@ import torch
 from clock import memory
 from torch import Tensor
 
-from pyg_mmrec.experiment import format_table, versions
+from pyg_mmrec.experiment import versions
+from pyg_mmrec.table import format_table
 from pyg_mmrec.transforms import cosine_knn
 
 DENSE = "dense"

@@ -15,10 +15,10 @@ from ranking import generate_pairs
 from torch_geometric.data import HeteroData
 
 from pyg_mmrec.evaluation import FullRanking
-from pyg_mmrec.experiment import format_table
 from pyg_mmrec.nn.backbones import LightGCN
 from pyg_mmrec.nn.objectives import Objective
 from pyg_mmrec.retrieval import InnerProduct, top_k
+from pyg_mmrec.table import format_table
 from pyg_mmrec.training import TripletSampler, tune_process
 
 

@@ -31,8 +31,8 @@ from matplotlib.backend_bases import FigureCanvasBase
 from result import Result
 from run import HERE, Config
 
-from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text
+from pyg_mmrec.table import format_table, mean_and_std
 
 Point = tuple[str, ...]
 #: The kinds of figures.

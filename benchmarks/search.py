@@ -20,8 +20,8 @@ from typing import Any
 import optuna
 from run import HERE, Config
 
-from pyg_mmrec.experiment import format_table
 from pyg_mmrec.options import option_text
+from pyg_mmrec.table import format_table
 from pyg_mmrec.training import tune_process
 from pyg_mmrec.training.checkpoint import differences
 from pyg_mmrec.transforms.seeding import seed_of

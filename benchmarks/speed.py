@@ -37,9 +37,10 @@ from torch_geometric.data import HeteroData
 from pyg_mmrec.data import Interactions, ModalityFeatures
 from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
 from pyg_mmrec.data.multimodal_dataset import to_hetero_data
-from pyg_mmrec.experiment import Experiment, format_table, versions
+from pyg_mmrec.experiment import Experiment, versions
 from pyg_mmrec.nn.backbones import EVERY_ROW, Backbone, GatheredTriplets, Triplets
 from pyg_mmrec.nn.objectives import Objective
+from pyg_mmrec.table import format_table
 from pyg_mmrec.training import Trainer, tune_process
 
 RUNS = ["LightGCN:none", "FREEDOM:none", "FREEDOM:dvib-c", "FREEDOM:dvib-a"]

@@ -35,8 +35,8 @@ from comparison import bootstrap, compare, holm, stars
 from result import PROBES, Result
 from run import HERE, UNTRAINED, Config
 
-from pyg_mmrec.experiment import format_table, mean_and_std
 from pyg_mmrec.options import option_text
+from pyg_mmrec.table import format_table, mean_and_std
 
 HEADER = [
     "data", "model", "method", "preset", "options", "seeds", "metric", "ours", "published",

@@ -11,7 +11,8 @@ import sys
 import torch
 
 from pyg_mmrec.cli import parse_settings
-from pyg_mmrec.experiment import Experiment, format_table, mean_and_std
+from pyg_mmrec.experiment import Experiment
+from pyg_mmrec.table import format_table, mean_and_std
 from pyg_mmrec.training import tune_process
 
 # reg_weight and edge_dropout: picked by validation Recall@20 of plain FREEDOM, among 9 settings.

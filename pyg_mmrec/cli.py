@@ -12,15 +12,8 @@ from typing import Any
 
 from pyg_mmrec import __version__
 from pyg_mmrec.data import statistics
-from pyg_mmrec.experiment import (
-    BACKBONES,
-    COMBINATIONS,
-    METHODS,
-    PRESETS,
-    Experiment,
-    format_table,
-    mean_and_std,
-)
+from pyg_mmrec.experiment import BACKBONES, COMBINATIONS, METHODS, PRESETS, Experiment
+from pyg_mmrec.table import format_table, mean_and_std
 from pyg_mmrec.training import tune_process
 
 #: Files by which a run goes on, or is known to have finished.

@@ -6,7 +6,7 @@ import copy
 import inspect
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from pyg_mmrec.data import MultimodalDataset, PlantedDataset, fingerprints, stat
 from pyg_mmrec.nn import objectives
 from pyg_mmrec.nn.backbones import BACKBONES, Backbone
 from pyg_mmrec.nn.objectives import Method, Objective
-from pyg_mmrec.options import option_text, option_types, parse_option
+from pyg_mmrec.options import find_option, option_text, option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
 from pyg_mmrec.training.checkpoint import (
     differences,
@@ -175,7 +175,7 @@ class Experiment:
             known[f"method.{method}"] = option_types(item)
         self.parsed: dict[str, dict[str, Any]] = {section: {} for section in known}
         for key, text in self.options.items():
-            section, name = self._find_option(key, known)
+            section, name = find_option(key, known)
             self.parsed[section][name] = parse_option(key, text, known[section][name])
         self._feature_transform()  # refuses what is out of range now
 
@@ -226,36 +226,6 @@ class Experiment:
                 f"each method goes in once, in one form (got {names}); no two have one 'name'"
             )
         return dict(found)
-
-    @staticmethod
-    def _find_option(key: str, known: dict[str, dict[str, Any]]) -> tuple[str, str]:
-        """Section and name of an option."""
-        section, _, name = key.rpartition(".")
-        if section == "method":  # of whichever method has it
-            found = [s for s in known if s.startswith("method.") and name in known[s]]
-            if len(found) > 1:
-                listed = ", ".join(f"{s}.{name}" for s in found)
-                raise ValueError(f"several methods have an option '{key}': say {listed}")
-        else:
-            found = [section] if name in known.get(section, ()) else []
-        if found:
-            return found[0], name
-        kind = key.partition(".")[0]
-        near = [part for part in known if part.partition(".")[0] == kind]
-        if kind == "method" and not near:
-            raise ValueError(f"there is no option '{key}' without a method")
-        names = []
-        for part in near or known:
-            for option in known[part]:
-                shared = sum(p.startswith("method.") and option in known[p] for p in known) > 1
-                short = part.startswith("method.") and not shared
-                names.append(f"{'method' if short else part}.{option}")
-        if name == "seed" and section in ("", "train"):
-            raise ValueError(f"there is no option '{key}': the seed is an argument, '--seed'")
-        meant = sorted(full for full in names if full.rpartition(".")[2] == name)
-        if meant and not section:
-            raise ValueError(f"there is no option '{key}'; did you mean {' or '.join(meant)}?")
-        raise ValueError(f"there is no option '{key}'; there are {', '.join(sorted(names))}")
 
     def load(self) -> HeteroData:
         """Reads or generates the data."""
@@ -488,24 +458,3 @@ def versions(device: str = "cpu") -> dict[str, str]:
     found["threads"] = str(torch.get_num_threads())
     found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return found
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
-    tensor = torch.tensor(values, dtype=torch.float64)
-    return float(tensor.mean()), float(tensor.std()) if len(values) > 1 else 0.0
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left and the others to the right."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    text = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(text)

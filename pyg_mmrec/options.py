@@ -44,6 +44,47 @@ def _option_types(function: Any, hidden: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def find_option(key: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """Section and name of an option, such as ``model`` and ``num_layers``.
+
+    Args:
+        key (str): Its full name, such as ``model.num_layers``. An option of a method goes without
+            the method's name, ``method.std``, where no other has it.
+        known (dict[str, dict[str, Any]]): The options of each section; of methods, the sections
+            ``method.gib`` and so on.
+
+    Raises:
+        ValueError: If there is no such option, or several methods have it; the message lists
+            those that are.
+    """
+    section, _, name = key.rpartition(".")
+    if section == "method":  # of whichever method has it
+        found = [s for s in known if s.startswith("method.") and name in known[s]]
+        if len(found) > 1:
+            listed = ", ".join(f"{s}.{name}" for s in found)
+            raise ValueError(f"several methods have an option '{key}': say {listed}")
+    else:
+        found = [section] if name in known.get(section, ()) else []
+    if found:
+        return found[0], name
+    kind = key.partition(".")[0]
+    near = [part for part in known if part.partition(".")[0] == kind]
+    if kind == "method" and not near:
+        raise ValueError(f"there is no option '{key}' without a method")
+    names = []
+    for part in near or known:
+        for option in known[part]:
+            shared = sum(p.startswith("method.") and option in known[p] for p in known) > 1
+            short = part.startswith("method.") and not shared
+            names.append(f"{'method' if short else part}.{option}")
+    if name == "seed" and section in ("", "train"):
+        raise ValueError(f"there is no option '{key}': the seed is an argument, '--seed'")
+    meant = sorted(full for full in names if full.rpartition(".")[2] == name)
+    if meant and not section:
+        raise ValueError(f"there is no option '{key}'; did you mean {' or '.join(meant)}?")
+    raise ValueError(f"there is no option '{key}'; there are {', '.join(sorted(names))}")
+
+
 def parse_option(name: str, text: str, kind: Any) -> Any:
     """Reads the text of an option as the declared type.
 

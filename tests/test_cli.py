@@ -8,14 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from pyg_mmrec.cli import describe, main
-from pyg_mmrec.experiment import (
-    BACKBONES,
-    METHODS,
-    Experiment,
-    format_table,
-    load_run,
-    mean_and_std,
-)
+from pyg_mmrec.experiment import BACKBONES, METHODS, Experiment, load_run
+from pyg_mmrec.table import format_table, mean_and_std
 from pyg_mmrec.training import Trainer
 
 TINY = ["train", "--dataset", "planted-tiny", "--quiet"]

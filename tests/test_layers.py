@@ -18,7 +18,7 @@ LAYERS = (
     ("nn.objectives", "nn"),  # `nn/__init__.py` gathers what lies below it
     ("training", "evaluation", "retrieval"),
     ("testing",),
-    ("options", "experiment", "cli", "__main__"),
+    ("options", "table", "experiment", "cli", "__main__"),
 )
 RANK = {area: rank for rank, areas in enumerate(LAYERS) for area in areas}
 PROGRAMS = ("benchmarks", "examples", "tests")
