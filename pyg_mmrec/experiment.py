@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import platform
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from pkgutil import resolve_name
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -24,7 +21,7 @@ from pyg_mmrec.data import MultimodalDataset, PlantedDataset, fingerprints, stat
 from pyg_mmrec.nn import objectives
 from pyg_mmrec.nn.backbones import BACKBONES, Backbone
 from pyg_mmrec.nn.objectives import Method, Objective
-from pyg_mmrec.options import find_option, option_text, option_types, parse_option
+from pyg_mmrec.options import choose, find_option, option_text, option_types, parse_option
 from pyg_mmrec.training import Trainer, TrainingOptions
 from pyg_mmrec.training.checkpoint import (
     differences,
@@ -62,42 +59,6 @@ FEATURE_TRANSFORMS: dict[str, tuple[type[BaseTransform], str]] = {
 }
 PLANTED = {"planted": "small", "planted-tiny": "tiny"}
 PRESETS = ("paper", "mmrec")
-
-
-def choose(kind: str, name: str, choices: Mapping[str, Any], own: type | None = None) -> Any:
-    """The entry called ``name``; or what ``module:Class`` names, a subclass of ``own``.
-
-    Raises:
-        ValueError: If there is none; the message lists those that are.
-        ImportError: If the module cannot be imported.
-    """
-    if name in choices:
-        return choices[name]
-    if own is None or ":" not in name:
-        also = "" if own is None else f", or module:Class, a {own.__name__} of your own"
-        raise ValueError(
-            f"there is no {kind} '{name}'; there are {', '.join(sorted(choices))}{also}"
-        )
-    if "" not in sys.path:
-        sys.path.append("")  # scripts do not look where they are called from
-    try:
-        found = resolve_name(name)
-    except ImportError as error:
-        raise ImportError(f"{kind} '{name}' cannot be imported: {error}") from error
-    except (AttributeError, ValueError) as error:
-        module = name.split(":")[0]
-        there = [
-            f"{module}:{key}"
-            for key, value in getattr(sys.modules.get(module), "__dict__", {}).items()
-            if isinstance(value, type) and issubclass(value, own) and value.__module__ == module
-        ]
-        also = f"; there are {', '.join(there)}" if there else ""
-        raise ValueError(f"there is no {kind} '{name}' ({error}){also}") from error
-    if not (isinstance(found, type) and issubclass(found, own) and found is not own):
-        raise ValueError(f"{kind} '{name}' needs to name a {own.__name__} (got {found!r})")
-    if inspect.isabstract(found):
-        raise ValueError(f"{kind} '{name}' is abstract: it lacks methods that it needs")
-    return found
 
 
 @dataclass

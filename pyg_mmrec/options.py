@@ -1,17 +1,55 @@
-"""Options given by name, as text."""
+"""What is given by name, as text: options and their values, models and methods."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any, Union
 
 #: How options that declare no type write what has a name.
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
+
+
+def choose(kind: str, name: str, choices: Mapping[str, Any], own: type | None = None) -> Any:
+    """The entry called ``name``; or what ``module:Class`` names, a subclass of ``own``.
+
+    Raises:
+        ValueError: If there is none; the message lists those that are.
+        ImportError: If the module cannot be imported.
+    """
+    if name in choices:
+        return choices[name]
+    if own is None or ":" not in name:
+        also = "" if own is None else f", or module:Class, a {own.__name__} of your own"
+        raise ValueError(
+            f"there is no {kind} '{name}'; there are {', '.join(sorted(choices))}{also}"
+        )
+    if "" not in sys.path:
+        sys.path.append("")  # scripts do not look where they are called from
+    try:
+        found = resolve_name(name)
+    except ImportError as error:
+        raise ImportError(f"{kind} '{name}' cannot be imported: {error}") from error
+    except (AttributeError, ValueError) as error:
+        module = name.split(":")[0]
+        there = [
+            f"{module}:{key}"
+            for key, value in getattr(sys.modules.get(module), "__dict__", {}).items()
+            if isinstance(value, type) and issubclass(value, own) and value.__module__ == module
+        ]
+        also = f"; there are {', '.join(there)}" if there else ""
+        raise ValueError(f"there is no {kind} '{name}' ({error}){also}") from error
+    if not (isinstance(found, type) and issubclass(found, own) and found is not own):
+        raise ValueError(f"{kind} '{name}' needs to name a {own.__name__} (got {found!r})")
+    if inspect.isabstract(found):
+        raise ValueError(f"{kind} '{name}' is abstract: it lacks methods that it needs")
+    return found
 
 
 def option_types(function: Any, hidden: Sequence[str] = ()) -> dict[str, Any]:
