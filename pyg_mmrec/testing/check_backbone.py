@@ -10,13 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from pyg_mmrec.data import Graph
 from pyg_mmrec.data.graph import INTERACTS, SIMILAR
-from pyg_mmrec.nn.backbones import (
-    Backbone,
-    GatheredTriplets,
-    SomeRows,
-    Stages,
-    Triplets,
-)
+from pyg_mmrec.nn.backbones import Backbone, GatheredTriplets, SomeRows, Stages, Triplets
 from pyg_mmrec.testing.check import (
     Snapshot,
     check_types,

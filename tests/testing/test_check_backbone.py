@@ -1,130 +1,26 @@
 """The shipped check lets sound backbones pass, and names what is wrong with others."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pyg_mmrec.data import PlantedDataset
 from pyg_mmrec.data.graph import INTERACTS
 from pyg_mmrec.nn.backbones import (
     EVERY_ROW,
     FREEDOM,
     VBPR,
     VLATTICE,
-    Backbone,
-    ContentBackbone,
     ItemKNN,
     LightGCN,
     MostPop,
     Triplets,
 )
-from pyg_mmrec.nn.backbones.stages import add_delta
-from pyg_mmrec.nn.losses import bpr_loss
 from pyg_mmrec.nn.objectives import FIB, DVIBa
 from pyg_mmrec.testing import check_backbone, check_method
-
-DATA = PlantedDataset("tiny")[0]
-
-
-class Sound(Backbone):
-    """Two layers over item IDs, each a site, with dropout beside them."""
-
-    def __init__(self, num_users, num_items):
-        super().__init__(num_users, num_items)
-        self.user_embedding = nn.Embedding(num_users, 4)
-        self.item_embedding = nn.Embedding(num_items, 4)
-        self.linear = nn.Linear(4, 4)
-
-    @property
-    def sites(self):
-        return {"item/first": 4, "item/second": 4}
-
-    def fuse(self, modality, graph):
-        weight = self.user_embedding.weight
-        dropped = nn.functional.dropout(weight, 0.5, self.training)
-        context = {"user/embedding": weight, "user/dropped": dropped}
-        return {"item/first": self.item_embedding.weight}, context
-
-    def encode(self, hidden, context, graph, delta=None):
-        first = add_delta(hidden["item/first"], delta, "item/first")
-        second = add_delta(self.linear(first).tanh(), delta, "item/second")
-        output = {"user": context["user/embedding"], "item": first + second}
-        output["user/dropped"] = context["user/dropped"]
-        return {"item/first": first, "item/second": second}, output, {"item": output["item"]}
-
-    def loss(self, stages, batch):
-        user = batch.at("user", stages.output["user/dropped"])
-        positive, negative = batch.at("item", stages.output["item"]).chunk(2)
-        return {"bpr": bpr_loss((user * positive).sum(-1), (user * negative).sum(-1))}
-
-
-class Rowwise(Sound):
-    rowwise = True
-
-    def fuse(self, modality, graph, rows=EVERY_ROW):
-        hidden, context = super().fuse(modality, graph)
-        hidden, context = (
-            {key: rows.at(key, x) for key, x in part.items()} for part in (hidden, context)
-        )
-        return hidden, context
-
-
-class Regularized(Sound):
-    """Dropout of the hidden layer and batch normalization after it."""
-
-    def __init__(self, num_users, num_items):
-        super().__init__(num_users, num_items)
-        self.dropout = nn.Dropout()
-        self.linear = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-
-    def fuse(self, modality, graph):
-        hidden, context = super().fuse(modality, graph)
-        return {site: self.dropout(x) for site, x in hidden.items()}, context
-
-
-class Content(ContentBackbone, Sound):
-    """Content beside the IDs, of layers in a row that drop some of it."""
-
-    def __init__(self, num_users, num_items, in_channels):
-        super().__init__(num_users, num_items, in_channels)
-        self.user_embedding = nn.Embedding(num_users, 4)
-        self.item_embedding = nn.Embedding(num_items, 4)
-        self.linear = nn.Linear(4, 4)
-        self.projection = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Linear(size, 4), nn.BatchNorm1d(4), nn.Dropout())
-                for name, size in in_channels.items()
-            }
-        )
-
-    def fuse(self, modality, graph):
-        hidden, context = super().fuse(modality, graph)
-        content = torch.stack(list(modality.values())).sum(0)
-        return {site: x + content for site, x in hidden.items()}, context
-
-
-class Lazy(Sound):
-    """The first call finds out the layer's size; the context holds something else, too."""
-
-    def __init__(self, num_users, num_items):
-        super().__init__(num_users, num_items)
-        self.linear = nn.LazyLinear(4)
-
-    def fuse(self, modality, graph):
-        hidden, context = super().fuse(modality, graph)
-        return hidden, {**context, "activation": "tanh"}
-
-
-def refused(cls, message, **options):
-    torch.manual_seed(0)
-    backbone = cls.from_data(DATA)
-    with pytest.raises(AssertionError, match=message) as error:
-        check_backbone(backbone, backbone.graph(DATA), **options)
-    assert str(error.value).startswith(f"{cls.__name__}: ")
+from tests.testing.sound import DATA, Content, Lazy, Regularized, Rowwise, Sound, refused
 
 
 @pytest.mark.parametrize("cls", [Sound, Rowwise, Regularized, Lazy, Content])
@@ -163,200 +59,12 @@ def test_sizes_of_backbone_and_graph_agree():
     refused(Other, "'num_items' is 90, but the graph has 91")
 
 
-def test_keys_name_the_rows():
-    def attention(base):
-        class Named(base):
-            def fuse(self, *args):
-                hidden, context = super().fuse(*args)
-                return hidden, {**context, "attention": args[1].x["image"]}
-
-        return Named
-
-    refused(attention(Rowwise), "a key of 'context' is wrong: .*'user' or 'item'.*'attention'")
-    backbone = attention(Sound).from_data(DATA)  # nobody takes rows of its context
-    check_backbone(backbone, backbone.graph(DATA))
-
-    class Short(Rowwise):
-        def encode(self, *args):
-            hidden, output, compared = super().encode(*args)
-            return hidden, {**output, "item/few": output["item"][:3]}, compared
-
-    refused(Short, r"output 'item/few' is named for items and needs 90 rows \(got shape \[3, 4\]")
-
-    class Modality(Sound):
-        def project(self, graph):
-            return {"image": graph.x["image"][:3]}
-
-    refused(Modality, "'project' needs to return one row per item for 'image'")
-
-
-def test_forward_is_the_three_stages():
-    class Own(Sound):
-        def forward(self, graph, rows=EVERY_ROW):
-            stages = super().forward(graph, rows)
-            output = {**stages.output, "item": 2 * stages.output["item"]}
-            return replace(stages, output=output)
-
-    refused(Own, r"'forward' differs from 'project', 'fuse' and 'encode' in output \['item'\]")
-
-
-def test_stages_return_dicts():
-    class OneTensor(Sound):
-        def project(self, graph):
-            return graph.x["image"]
-
-    refused(OneTensor, r"'project' needs to return one dict, by modality \(got Tensor\)")
-
-    class NoContext(Sound):
-        def fuse(self, *args):
-            return super().fuse(*args)[0]
-
-    refused(NoContext, r"'fuse' needs to return two dicts, hidden layers and context \(got dict\)")
-
-    class NoCompared(Sound):
-        def encode(self, *args):
-            return super().encode(*args)[:2]
-
-    refused(NoCompared, r"'encode' needs to return three dicts, .* \(got dict, dict\)")
-
-
-def test_sites_are_a_property():
-    class Listed(Sound):
-        sites = ["item/first", "item/second"]
-
-    refused(Listed, "'sites' needs to be a property that gives numbers of channels by site")
-
-
-def test_encode_is_pure():
-    class Random(Sound):
-        def encode(self, *args):
-            hidden, output, compared = super().encode(*args)
-            output["user/dropped"] = nn.functional.dropout(output["user"], 0.5, self.training)
-            return hidden, output, compared
-
-    refused(Random, r"'encode' is not pure: output \['user/dropped'\] differ between two calls")
-
-    class Writing(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            for site in delta or {}:
-                hidden[site].add_(delta[site])
-            return super().encode(hidden, context, graph)
-
-    refused(Writing, "'encode' writes into its arguments")
-
-
-def test_encode_only_adds_its_delta():
-    class Scaled(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            if delta is not None:
-                hidden = {key: 1.1 * x for key, x in hidden.items()}
-            return super().encode(hidden, context, graph, delta)
-
-    refused(Scaled, "'encode' with an empty delta differs")
-
-    class Stale(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            reached, output, compared = super().encode(hidden, context, graph, delta)
-            if "item/second" in hidden:
-                second = add_delta(hidden["item/second"], delta, "item/second")
-                item = reached["item/first"] + second
-                reached = {**reached, "item/second": second}
-                output, compared = {**output, "item": item}, {"item": item}
-            return reached, output, compared
-
-    refused(Stale, "reads hidden layers that 'fuse' does not make.*so that noise adds up")
-
-    class Halved(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            delta = {key: x / 2 for key, x in (delta or {}).items()}
-            return super().encode(hidden, context, graph, delta)
-
-    refused(Halved, "a delta at 'item/first' is not added there; return hidden")
-
-
-def test_encode_reads_the_hidden_layers_that_it_gets():
-    class Remade(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            return super().encode({"item/first": self.item_embedding.weight}, context, graph, delta)
-
-    refused(Remade, "'encode' does not read the hidden layers that it gets: hidden")
-
-
 def test_what_is_no_backbone_or_graph_is_refused():
     backbone = Sound(DATA["user"].num_nodes, DATA["item"].num_nodes)
     with pytest.raises(ValueError, match=r"'backbone' needs to be a Backbone \(got the class So"):
         check_backbone(Sound, backbone.graph(DATA))
     with pytest.raises(ValueError, match=r"'graph' needs to be a Graph.*\(got HeteroData\)"):
         check_backbone(backbone, DATA)
-
-
-def test_sites_are_the_hidden_layers():
-    class Missing(Sound):
-        sites = {"item/first": 4}
-
-    refused(Missing, r"'sites' declares \['item/first'\], but 'encode' returns .*'item/second'")
-
-    class Forgetful(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            return {}, *super().encode(hidden, context, graph, delta)[1:]
-
-    refused(Forgetful, r"but 'encode' returns the hidden layers \[\]")
-
-    class Wide(Sound):
-        sites = {"item/first": 4, "item/second": 8}
-
-    refused(Wide, "'sites' declares 8 channels for 'item/second'")
-
-    class Reversed(Sound):
-        sites = {"item/second": 4, "item/first": 4}
-
-    refused(Reversed, r"changes the hidden layers \['item/second'\], which 'sites' declares before")
-
-
-def test_compared_tensors_change():
-    class Nothing(Sound):
-        def encode(self, *args):
-            hidden, output, _ = super().encode(*args)
-            return hidden, output, {}
-
-    refused(Nothing, "returns nothing in 'compared', though there are sites")
-
-    class Constant(Sound):
-        def encode(self, *args):
-            hidden, output, compared = super().encode(*args)
-            return hidden, output, {**compared, "user": output["user"]}
-
-    refused(Constant, r"'compared' names \['user'\], which no delta changes")
-
-    class Blind(Sound):
-        def encode(self, *args):
-            hidden, output, _ = super().encode(*args)
-            return hidden, output, {"item": self.item_embedding.weight}
-
-    refused(Blind, "a delta at 'item/first' changes none of the compared tensors")
-
-
-def test_unknown_sites_do_nothing_or_are_refused():
-    class Greedy(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            reached, output, compared = super().encode(hidden, context, graph, delta)
-            known = set(self.sites)
-            for site, x in (delta or {}).items():
-                if site not in known:
-                    output = {**output, "item": output["item"] + x}
-            return reached, output, compared
-
-    refused(Greedy, "a delta at a site that was never declared changes the output")
-
-    class Strict(Sound):
-        def encode(self, hidden, context, graph, delta=None):
-            for site in delta or {}:
-                if site not in self.sites:
-                    raise ValueError(f"no site {site}")
-            return super().encode(hidden, context, graph, delta)
-
-    backbone = Strict.from_data(DATA)
-    check_backbone(backbone, backbone.graph(DATA))
 
 
 def test_loss_terms_are_finite_scalars():
@@ -413,24 +121,6 @@ def test_loss_reads_rows_of_the_batch_from_the_output():
             return {"x": rows.square().mean()}
 
     refused(Indexing, "'loss' of the batch's rows alone")
-
-
-def test_rowwise_is_true_or_not_declared():
-    class Mixing(Rowwise):
-        def encode(self, hidden, context, graph, delta=None):
-            reached, output, compared = super().encode(hidden, context, graph, delta)
-            item = output["item"] + reached["item/first"].mean(0)
-            return reached, {**output, "item": item}, {"item": item}
-
-    refused(Mixing, r"'rowwise' is declared, but output \['item'\] of the batch's rows alone")
-
-
-def test_stages_of_a_rowwise_backbone_take_rows():
-    class Without(VBPR):
-        def fuse(self, modality, graph):
-            return super().fuse(modality, graph)
-
-    refused(Without, "'rowwise' is declared, but the stages fail with TypeError.*'rows=EVERY_ROW'")
 
 
 def test_every_parameter_gets_a_gradient_or_is_named():
