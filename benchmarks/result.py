@@ -96,6 +96,11 @@ class Result:
         return self.method, *own
 
     @property
+    def probed(self) -> bool:
+        """Whether its features were made noisy or redundant."""
+        return any(x.startswith(PROBES) for x in self.group)
+
+    @property
     def unprobed(self) -> tuple[str, ...]:
         """What a run has to share with the one on the features as they were: method, its options,
         and all of the group but the probes.

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 from comparison import bootstrap, compare, holm, stars
-from result import PROBES, Result
+from result import Result
 from run import HERE, UNTRAINED, Config
 
 from pyg_mmrec.options import option_text
@@ -64,11 +64,7 @@ def make_rows(
                     f"'{other.config.path.stem}' and '{result.config.path.stem}' differ in their "
                     f"grids only: give one of them, to say what improvements are measured against"
                 )
-    clean = {
-        result.unprobed: result
-        for result in results
-        if result.runs and not any(x.startswith(PROBES) for x in result.group)
-    }
+    clean = {result.unprobed: result for result in results if result.runs and not result.probed}
     theirs: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}  # without a method
     for result in results:
         if result.method == "none":
@@ -129,9 +125,8 @@ def make_rows(
                 rows.append(row)
                 if place > 0:
                     continue
-                original = clean.get(result.unprobed, result)
-                if original is not result:
-                    row[-5] = result.lost(original, metric)
+                if result.probed and result.unprobed in clean:
+                    row[-5] = result.lost(clean[result.unprobed], metric)
                 base = plain.get(result.group)
                 if base is result:
                     continue
