@@ -64,7 +64,10 @@ def make_rows(
                     f"'{other.config.path.stem}' and '{result.config.path.stem}' differ in their "
                     f"grids only: give one of them, to say what improvements are measured against"
                 )
-    clean = {result.unprobed: result for result in results if result.runs and not result.probed}
+    clean: dict[tuple[str, ...], Result] = {}
+    for result in results:
+        if result.runs and not result.probed:  # the first, as others may differ in their grids
+            clean.setdefault(result.unprobed, result)
     theirs: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}  # without a method
     for result in results:
         if result.method == "none":

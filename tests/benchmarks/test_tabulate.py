@@ -112,9 +112,10 @@ def test_what_noisy_features_lose_is_measured_on_the_same_method(program, tmp_pa
     assert lost["none", noisy] == "25.0 %" and lost["dvib-c", noisy] == "10.0 %"
     assert lost["none", ""] == lost["dvib-c", ""] == ""
     text = "model: VBPR\ndataset: x\nmethod: dvib-c\ngrid:\n  method.std: [1]\n"
-    searched = write(program, tmp_path, "searched", text, [0.2])  # nor is it what another row lost
-    rows = program.make_rows(read(program, tmp_path, *paths[:3], searched), ["recall@20"])
-    assert cells(program, rows, method="dvib-c", options="")["lost"] == ""
+    searched = write(program, tmp_path, "searched", text, [0.2])  # another row without probes
+    rows = program.make_rows(read(program, tmp_path, *paths, searched), ["recall@20"])
+    lost = [row[program.HEADER.index("lost")] for row in rows if row[2] == "dvib-c"]
+    assert lost == ["", "10.0 %", ""]
     (alone,) = program.make_rows(read(program, tmp_path, paths[1]), ["recall@20"])
     assert cells(program, [alone], method="none")["lost"] == ""
     # Redundant columns: relative to what is left, as in DVIB's Table 3.
