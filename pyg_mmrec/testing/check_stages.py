@@ -106,6 +106,12 @@ class StageCheck(Check):
             f"{needed} (got {', '.join(type(part).__name__ for part in parts)})",
         )
 
+    def require_same(self, encoded: Any, other: Any, broken: str) -> None:
+        """``encode`` returned the same twice; ``broken`` has places for what differs."""
+        for part, x, y in zip(("hidden", "output", "compared"), encoded, other, strict=True):
+            keys = different(x, y)
+            self.require(not keys, broken.format(part=part, keys=keys))
+
     @torch.no_grad()
     def encode(self) -> None:
         """``encode`` is pure, and adds noise to what ``fuse`` made and to nothing else."""
@@ -118,21 +124,20 @@ class StageCheck(Check):
         one = self.backbone.encode(*arguments, self.graph)
         torch.manual_seed(2)
         two = self.backbone.encode(*arguments, self.graph)
-        for part, x, y in zip(("hidden", "output", "compared"), one, two, strict=True):
-            self.require(
-                not different(x, y),
-                f"'encode' is not pure: {part} {different(x, y)} differ between two calls with "
-                f"the same arguments; draw random numbers in 'fuse' and keep nothing between calls",
-            )
+        self.require_same(
+            one,
+            two,
+            "'encode' is not pure: {part} {keys} differ between two calls with the same "
+            "arguments; draw random numbers in 'fuse' and keep nothing between calls",
+        )
         zero = {site: torch.zeros_like(x) for site, x in stages.hidden.items()}
         for kind, delta in (("an empty", {}), ("a zero", zero)):
-            same = self.backbone.encode(*arguments, self.graph, delta)
-            for part, x, y in zip(("hidden", "output", "compared"), same, one, strict=True):
-                self.require(
-                    not different(x, y),
-                    f"'encode' with {kind} delta differs from 'encode' without one in {part} "
-                    f"{different(x, y)}; only add delta[site] to the site",
-                )
+            self.require_same(
+                self.backbone.encode(*arguments, self.graph, delta),
+                one,
+                f"'encode' with {kind} delta differs from 'encode' without one in {{part}} "
+                f"{{keys}}; only add delta[site] to the site",
+            )
         delta = {site: self.noise(x) for site, x in stages.hidden.items()}
         given = Snapshot(delta)
         from_all = self.backbone.encode(*arguments, self.graph, delta)
@@ -140,13 +145,12 @@ class StageCheck(Check):
             before.holds(arguments) and given.holds(delta),
             "'encode' writes into its arguments; make new dicts and tensors",
         )
-        from_first = self.backbone.encode(first, stages.context, self.graph, delta)
-        for part, x, y in zip(("hidden", "output", "compared"), from_all, from_first, strict=True):
-            self.require(
-                not different(x, y),
-                f"'encode' reads hidden layers that 'fuse' does not make ({part} "
-                f"{different(x, y)} differ); compute later sites anew, so that noise adds up",
-            )
+        self.require_same(
+            from_all,
+            self.backbone.encode(first, stages.context, self.graph, delta),
+            "'encode' reads hidden layers that 'fuse' does not make ({part} {keys} differ); "
+            "compute later sites anew, so that noise adds up",
+        )
         self.require_unwritten("'encode'")
 
     @torch.no_grad()
