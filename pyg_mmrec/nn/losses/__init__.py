@@ -8,7 +8,7 @@ from pyg_mmrec.nn.losses.divergence import (
     softmax_twice_divergence,
 )
 from pyg_mmrec.nn.losses.embedding_norm import EmbLoss, L2Loss, emb_loss, l2_loss
-from pyg_mmrec.nn.losses.hsic import HSICLoss, hsic, median_variance
+from pyg_mmrec.nn.losses.hsic import HSICLoss, KernelRows, hsic, median_variance, rbf_kernel
 from pyg_mmrec.nn.losses.info_nce import InfoNCELoss, info_nce
 from pyg_mmrec.nn.losses.rate import BottleneckRate, NormalKLRate, bottleneck_rate, normal_kl_rate
 
@@ -19,6 +19,7 @@ __all__ = [
     "EmbLoss",
     "HSICLoss",
     "InfoNCELoss",
+    "KernelRows",
     "L2Loss",
     "NormalKLRate",
     "bottleneck_rate",
@@ -31,6 +32,7 @@ __all__ = [
     "l2_loss",
     "median_variance",
     "normal_kl_rate",
+    "rbf_kernel",
     "softmax_twice_divergence",
     "triplet_scores",
 ]

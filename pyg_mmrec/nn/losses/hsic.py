@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,25 +50,35 @@ def _blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
             yield rows, columns, slice(begin, end)
 
 
+def _kernel_factors(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product is the logarithm of the RBF kernel of variance 1."""
+    half = z.square().sum(1, keepdim=True) / 2
+    ones = torch.ones_like(half)
+    # z_i z_j - |z_i|^2 / 2 - |z_j|^2 / 2
+    return torch.cat([z, half, ones], 1), torch.cat([z, -ones, -half], 1).t()
+
+
 @torch.library.custom_op("pyg_mmrec::kernel_sums", mutates_args=())
-def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _kernel_sums(
+    x: Tensor, y: Tensor, index: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Of the RBF kernels of variance 1 of ``x`` and of ``y``: :math:`\sum_{ij} K_{ij} L_{ij}`, the
-    row sums of both, and the blocks of both kernels.
+    row sums of both, and the blocks of both kernels. With ``index``, ``y`` is a kernel itself, of
+    which these rows and columns are taken.
     """
     n = x.size(0)
-    kernels, rows, sides = [], [], []
-    for z in (x, y):
-        half = z.square().sum(1, keepdim=True) / 2
-        ones = torch.ones_like(half)
-        # exp(z_i z_j - |z_i|^2 / 2 - |z_j|^2 / 2) as one product
-        sides.append((torch.cat([z, half, ones], 1), torch.cat([z, -ones, -half], 1).t()))
-        kernels.append(z.new_empty(_num_entries(z)))
-        rows.append(z.new_zeros(n))
+    kernels = [x.new_empty(_num_entries(x)) for _ in range(2)]
+    rows = [x.new_zeros(n) for _ in range(2)]
+    factors = [_kernel_factors(x), None if index is not None else _kernel_factors(y)]
     total = x.new_zeros(())
     for i, j, where in _blocks(x):
-        for kernel, row, (left, right) in zip(kernels, rows, sides, strict=True):
+        for kernel, row, sides in zip(kernels, rows, factors, strict=True):
             block = kernel[where].view(i.stop - i.start, j.stop - j.start)
-            torch.mm(left[i], right[:, j], out=block).clamp_(max=0.0).exp_()
+            if sides is not None:
+                left, right = sides
+                torch.mm(left[i], right[:, j], out=block).clamp_(max=0.0).exp_()
+            elif index is not None:
+                torch.take(y, index[i, None] * y.size(1) + index[j], out=block)
             row[i] += block.sum(1)
             if i != j:
                 row[j] += block.sum(0)
@@ -77,7 +87,7 @@ def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 
 @_kernel_sums.register_fake
-def _(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(x: Tensor, y: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, m = x.size(0), _num_entries(x)
     rows, kernels = (x.new_empty(n), x.new_empty(n)), (x.new_empty(m), x.new_empty(m))
     return x.new_empty(()), *rows, *kernels
@@ -108,31 +118,92 @@ def _(x: Tensor, own: Tensor, other: Tensor, grad_total: Tensor, grad_rows: Tens
     return torch.empty_like(x)
 
 
-def _context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs, *output[3:])
+def _context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:2], *output[3:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(
     ctx: Any, grad_total: Tensor | None, grad_x_rows: Tensor, grad_y_rows: Tensor, *unused: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None, None]:
     x, y, k, other = ctx.saved_tensors
     grad_x = grad_y = None
     if grad_total is None:  # nothing depends on the value
-        return None, None
+        return None, None, None
     if ctx.needs_input_grad[0]:
         grad_x = _kernel_sums_backward(x, k, other, grad_total, grad_x_rows)
     if ctx.needs_input_grad[1]:
         grad_y = _kernel_sums_backward(y, other, k, grad_total, grad_y_rows)
-    return grad_x, grad_y
+    return grad_x, grad_y, None
 
 
 _kernel_sums.register_autograd(_backward, setup_context=_context)
 
 
+def _scaled(z: Tensor, variance: float | None, normalize: bool) -> Tensor:
+    """The vectors whose RBF kernel of variance 1 is the wanted one."""
+    if normalize:
+        z = normalize_rows(z)
+    # Distances do not depend on the mean, and a large one would cost them their digits.
+    z = z - z.detach().mean(0)
+    return z / (median_variance(z).sqrt() if variance is None else variance**0.5)
+
+
+def rbf_kernel(x: Tensor, variance: float | None = 0.25, normalize: bool = True) -> Tensor:
+    r"""RBF kernel between all rows, without gradient (IBMRec, Eq. 3).
+
+    .. math::
+        \mathbf{K}_{ij} = \exp \left( - \frac{\lVert \mathbf{x}_i - \mathbf{x}_j \rVert^2}
+        {2 \sigma^2} \right)
+
+    Args:
+        x (torch.Tensor): Vectors ``[n, channels]``.
+        variance (float, optional): :math:`\sigma^2`, or :obj:`None` for :func:`median_variance`.
+            (default: 0.25)
+        normalize (bool, optional): Whether rows are first divided by their norm.
+            (default: :obj:`True`)
+
+    Returns:
+        torch.Tensor: ``[n, n]``.
+
+    Raises:
+        ValueError: If the variance is not positive.
+
+    Example:
+        >>> import torch
+        >>> rbf_kernel(torch.eye(2), variance=1.0)
+        tensor([[1.0000, 0.3679],
+                [0.3679, 1.0000]])
+    """
+    _check_variance(variance)
+    left, right = _kernel_factors(_scaled(x.detach(), variance, normalize))
+    n = left.size(0)
+    kernel = left.new_empty(n, n)
+    for begin in range(0, n, 1024):
+        end = min(begin + 1024, n)
+        # Autocast leaves a product alone that is told where to write.
+        upper = torch.mm(left[begin:end], right[:, begin:], out=kernel[begin:end, begin:])
+        upper.clamp_(max=0.0).exp_()
+        kernel[end:, begin:end] = upper[:, end - begin :].t()
+    return kernel
+
+
+class KernelRows(NamedTuple):
+    """Constant vectors, given to :func:`hsic` as rows of a kernel that has been computed before:
+    of wide vectors that costs a small part of computing it anew.
+
+    Args:
+        kernel (torch.Tensor): :func:`rbf_kernel` of ``N`` vectors, ``[N, N]``.
+        rows (torch.Tensor): Which of these vectors, ``[n]``.
+    """
+
+    kernel: Tensor
+    rows: Tensor
+
+
 def hsic(
     x: Tensor,
-    y: Tensor,
+    y: Tensor | KernelRows,
     variance: float | None = 0.25,
     normalize: bool = True,
     unbiased: bool = False,
@@ -155,7 +226,8 @@ def hsic(
 
     Args:
         x (torch.Tensor): Vectors ``[n, channels]``.
-        y (torch.Tensor): Vectors ``[n, other_channels]``, row by row paired with ``x``.
+        y (torch.Tensor or KernelRows): Vectors ``[n, other_channels]``, row by row paired with
+            ``x``; or rows of their kernel, which variance and normalisation have been applied to.
         variance (float, optional): :math:`\sigma^2` of both kernels, or :obj:`None` for
             :func:`median_variance` of each. (default: 0.25)
         normalize (bool, optional): Whether rows are first divided by their norm; then
@@ -176,21 +248,19 @@ def hsic(
         >>> bool(hsic(x, y, unbiased=True).abs() < 0.02 * hsic(x, 3 * x, unbiased=True))
         True
     """
-    if x.dim() != 2 or y.dim() != 2 or x.size(0) != y.size(0):
+    other, index = y if isinstance(y, KernelRows) else (y, None)
+    paired = other.size(0) if index is None else index.size(0)
+    if x.dim() != 2 or other.dim() != 2 or x.size(0) != paired:
         raise ValueError(
             f"'x' and 'y' need shapes [n, channels] with the same n (got {list(x.shape)} and "
-            f"{list(y.shape)})"
+            f"{list(other.shape) if index is None else f'{paired} rows of a kernel'})"
         )
     _check_variance(variance)
-    dtype = torch.promote_types(x.dtype, y.dtype)
-    scaled = []
-    for z in (x.to(dtype), y.to(dtype)):
-        if normalize:
-            z = normalize_rows(z)
-        # Distances do not depend on the mean, and a large one would cost them their digits.
-        z = z - z.detach().mean(0)
-        scaled.append(z / (median_variance(z).sqrt() if variance is None else variance**0.5))
-    total, x_rows, y_rows, *_ = _kernel_sums(*scaled)
+    dtype = torch.promote_types(x.dtype, other.dtype)
+    x, other = _scaled(x.to(dtype), variance, normalize), other.to(dtype)
+    if index is None:
+        other = _scaled(other, variance, normalize)
+    total, x_rows, y_rows, *_ = _kernel_sums(x, other, index)
     # A tensor: under torch.compile the number of rows may be unknown, such as of unique items.
     n = x.new_full((), x.size(0))
     least = 4 if unbiased else 2
@@ -225,7 +295,7 @@ class HSICLoss(nn.Module):
         self.normalize = normalize
         self.unbiased = unbiased
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | KernelRows) -> Tensor:
         """HSIC of paired rows ``[n, channels]`` and ``[n, other_channels]``."""
         return hsic(x, y, self.variance, self.normalize, self.unbiased)
 

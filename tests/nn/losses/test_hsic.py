@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyg_mmrec.nn.losses import HSICLoss, hsic, median_variance
+from pyg_mmrec.nn.losses import HSICLoss, KernelRows, hsic, median_variance, rbf_kernel
 
 OPTIONS = [
     pytest.param(variance, normalize, id=f"variance={variance},normalize={normalize}")
@@ -301,7 +301,51 @@ def test_variance_needs_to_be_positive(variance):
 @pytest.mark.parametrize("n", [5, 400])
 def test_the_operators_keep_their_promises(n):
     x, y = (torch.randn(n, k, requires_grad=True) for k in (4, 3))
-    torch.library.opcheck(torch.ops.pyg_mmrec.kernel_sums.default, (x, y))
+    operator = torch.ops.pyg_mmrec.kernel_sums.default
+    torch.library.opcheck(operator, (x, y, None))
+    kernel, rows = rbf_kernel(torch.randn(n + 2, 3)), torch.randint(n + 2, (n,))
+    torch.library.opcheck(operator, (x, kernel, rows))
+
+
+@pytest.mark.parametrize(("variance", "normalize"), OPTIONS)
+@pytest.mark.parametrize("n", [7, 1030])  # more than one block
+def test_kernel_equals_the_formula(n, variance, normalize):
+    x, _ = vectors(n, seed=2)
+    kernel = rbf_kernel(x.requires_grad_(), variance, normalize)
+    assert kernel.shape == (n, n) and not kernel.requires_grad
+    some = torch.arange(n) if n == 7 else torch.tensor([0, 5, 1023, 1024, 1029])
+    if variance is not None or n == 7:  # the median is that of all
+        expected = slow_kernel(x.detach()[some], variance, normalize)
+        torch.testing.assert_close(kernel[some][:, some], expected, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(kernel, kernel.t(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("n", [6, 400])  # more than one block
+def test_rows_of_a_kernel_stand_for_its_vectors(n, normalize, unbiased):
+    x, _ = vectors(n, seed=4)
+    _, all_y = vectors(n + 9, seed=5)
+    rows = torch.randperm(n + 9, generator=torch.Generator().manual_seed(0))[:n]
+    rows[-1] = rows[0]  # one may stand there twice
+    x.requires_grad_()
+    options = {"variance": 0.4, "normalize": normalize, "unbiased": unbiased}
+    expected = hsic(x, all_y[rows], **options)
+    given = KernelRows(rbf_kernel(all_y, 0.4, normalize), rows)
+    value = HSICLoss(**options)(x, given)
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
+    gradient, wanted = (torch.autograd.grad(v, x)[0] for v in (value, expected))
+    torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-12)
+    assert hsic(x.float(), given, **options).dtype == torch.float64
+
+
+def test_kernels_keep_their_precision_under_autocast():
+    x, y = (z.float() for z in vectors(50))
+    exact = rbf_kernel(y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rbf_kernel(y), exact)
+        given = KernelRows(exact, torch.arange(50))
+        assert hsic(x, given) == pytest.approx(hsic(x, y).item(), rel=1e-5)
 
 
 def test_types_may_differ():

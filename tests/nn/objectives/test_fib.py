@@ -132,6 +132,44 @@ def test_bandwidth_may_follow_the_median(tiny, sample):
     assert_close(fib_terms(objective(graph, batch)), {"text": expected})
 
 
+@pytest.mark.parametrize("size", [16, 100])
+@pytest.mark.parametrize("cls", [VBPR, VLATTICE, LATTICE])
+def test_kernels_of_wide_features_are_kept(cls, size, make_data, sample):
+    mask = torch.arange(20) % 3 > 0
+    data = make_data(masks={"text": mask}, image=600, text=512)
+    data["text"].x[~mask] = torch.nan
+    objective, graph = build(cls, data, FIB(variance=0.3))
+    graph = graph.detach()  # LATTICE's carries gradient in its first step
+    bare, _ = build(cls, data, FIB(variance=0.3, keep_kernels=False))
+    kept = objective.methods[0]._kernels
+    for step in range(2):
+        batch = sample(data, size, seed=step)
+        values, expected = objective(graph, batch), bare(graph, batch)
+        assert_close(values, expected)
+        gradients = []
+        for one, terms in ((objective, values), (bare, expected)):
+            one.zero_grad()
+            sum(terms.values()).backward()
+            gradients.append({n: x.grad for n, x in one.named_parameters() if x.grad is not None})
+        torch.testing.assert_close(*gradients)
+        if step == 0:
+            first = {name: kernel for name, (_, kernel) in kept.items()}
+    assert list(kept) == ["image", "text"] and not bare.methods[0]._kernels
+    assert all(kernel is first[name] for name, (_, kernel) in kept.items())
+    assert objective.state_dict().keys() == bare.state_dict().keys()
+
+    other = graph.replace(x={name: x.flip(1) * 2 + 1 for name, x in graph.x.items()})
+    torch.testing.assert_close(objective(other, batch), bare(other, batch))  # not of those kept
+
+
+def test_kernels_of_narrow_features_and_of_the_batchs_median_are_not_kept(make_data, sample):
+    data = make_data(image=511, text=600)
+    for variance, expected in ((0.3, ["text"]), (None, [])):
+        objective, graph = build(VLightGCN, data, FIB(variance=variance))
+        objective(graph, sample(data, 16))
+        assert list(objective.methods[0]._kernels) == expected
+
+
 @pytest.mark.parametrize("cls", [VBPR, VLightGCN])
 def test_items_without_a_modality_have_no_part_in_its_term(cls, make_data, sample):
     mask = torch.arange(20) % 3 > 0
