@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -95,6 +95,9 @@ class Graph:
             training interactions stand there in both directions, as
             ``('user', 'interacts', 'item')`` and ``('item', 'rev_interacts', 'user')``.
         weighted (tuple): Edge types whose weights a transform has set; the others' are ones.
+        content (dict[str, torch.Tensor]): Projections of ``x`` ``[num_items, channels]`` that a
+            method has made for this step, so that the backbone need not make them again. They go
+            when ``x`` is replaced.
     """
 
     num_users: int
@@ -103,6 +106,7 @@ class Graph:
     mask: dict[str, Tensor]
     adjacency: dict[EdgeType, Adjacency]
     weighted: tuple[EdgeType, ...] = ()
+    content: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_hetero(cls, data: HeteroData) -> Graph:
@@ -170,6 +174,8 @@ class Graph:
 
     def replace(self, **changes: Any) -> Graph:
         """A graph with some fields exchanged, the others shared."""
+        if "x" in changes:
+            changes = {"content": {}, **changes}
         return replace(self, **changes)
 
     def with_interactions(self, to_item: Adjacency) -> Graph:

@@ -137,7 +137,9 @@ class ContentBackbone(Backbone):
         return sizes
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
-        """Projects each modality, see :meth:`content`."""
+        """Projects each modality, see :meth:`content`, or takes what the graph holds."""
+        if graph.content:
+            return {name: rows.at("item", z) for name, z in graph.content.items()}
         return self.content(graph, rows)
 
     def content(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:

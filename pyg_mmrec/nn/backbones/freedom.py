@@ -190,7 +190,7 @@ class FREEDOM(ContentBackbone):
 
     def project(self, graph: Graph, rows: Rows = EVERY_ROW) -> dict[str, Tensor]:
         """Projects the modalities for their own loss, if that has a weight."""
-        return {} if self.reg_weight == 0 else self.content(graph, rows)
+        return {} if self.reg_weight == 0 else super().project(graph, rows)
 
     def item_graph(self, graph: Graph) -> Adjacency:
         """The fused item graph."""

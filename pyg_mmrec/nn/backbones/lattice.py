@@ -251,7 +251,7 @@ class LATTICE(ContentBackbone):
         """
         if SIMILAR in graph.adjacency and rows is not EVERY_ROW:
             return {}
-        return self.content(graph)
+        return super().project(graph)
 
     def fuse(
         self, modality: dict[str, Tensor], graph: Graph, rows: Rows = EVERY_ROW

@@ -141,9 +141,6 @@ class FIB(Method):
     def _features(self, name: str, graph: Graph, items: Tensor) -> Tensor | KernelRows:
         """Raw features of some items, or where they stand in a kernel of all items."""
         x = graph.x[name]
-        kept = self._kernels.get(name)
-        if kept is not None and kept[0] is x:
-            return KernelRows(kept[1], items)
         if (
             not self.keep_kernels
             or self.hsic.variance is None  # that of the batch
@@ -153,9 +150,6 @@ class FIB(Method):
             or torch.compiler.is_compiling()
         ):
             return x.index_select(0, items)
-        given = x
-        if name in graph.mask:  # whatever stands where an item lacks the modality
-            given = x.masked_fill(~graph.mask[name][:, None], 0.0)
-        kernel = rbf_kernel(given, self.hsic.variance, self.hsic.normalize)
-        self._kernels[name] = x, kernel
-        return KernelRows(kernel, items)
+        if name not in self._kernels or not self._kernels[name][0].is_set_to(x):
+            self._kernels[name] = x, rbf_kernel(x, self.hsic.variance, self.hsic.normalize)
+        return KernelRows(self._kernels[name][1], items)

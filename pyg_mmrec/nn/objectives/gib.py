@@ -129,9 +129,13 @@ class GIB(Method):
             self.straight_through,
         )
 
-    def _items(self, backbone: Backbone, graph: Graph) -> Tensor:
+    @staticmethod
+    def _content(backbone: Backbone, graph: Graph) -> dict[str, Tensor]:
+        return backbone.content(graph) if backbone.content_channels else {}
+
+    @staticmethod
+    def _items(backbone: Backbone, content: dict[str, Tensor]) -> Tensor:
         """What the mask reads of every item, :math:`[z_i || q_i]`."""
-        content = backbone.content(graph) if backbone.content_channels else {}
         parts = [content[name] for name in backbone.content_channels]
         embedding = getattr(backbone, "item_embedding", None)
         if embedding is not None:
@@ -140,7 +144,8 @@ class GIB(Method):
 
     def _keep(self, backbone: Backbone, graph: Graph) -> tuple[Adjacency, Tensor]:
         similar = backbone.item_graph(graph)
-        return similar, self.edge_mask.probability(self._items(backbone, graph), similar)
+        items = self._items(backbone, self._content(backbone, graph))
+        return similar, self.edge_mask.probability(items, similar)
 
     def keep_probability(self, backbone: Backbone, graph: Graph) -> tuple[Tensor, Tensor]:
         """The edges of the item graph ``[2, num_edges]`` and the probability that each is kept."""
@@ -149,9 +154,11 @@ class GIB(Method):
 
     def refine(self, backbone: Backbone, graph: Graph) -> Graph:
         """The graph with a drawn mask on its item graph."""
-        similar = backbone.item_graph(graph)
-        masked = mask_item_graph(similar, self.edge_mask(self._items(backbone, graph), similar))
-        return graph.replace(adjacency={**graph.adjacency, SIMILAR: masked, UNMASKED: similar})
+        similar, content = backbone.item_graph(graph), self._content(backbone, graph)
+        masked = mask_item_graph(similar, self.edge_mask(self._items(backbone, content), similar))
+        return graph.replace(
+            adjacency={**graph.adjacency, SIMILAR: masked, UNMASKED: similar}, content=content
+        )
 
     def inference_graph(self, backbone: Backbone, graph: Graph) -> Graph:
         """The graph with its item graph weighted by keep probabilities."""

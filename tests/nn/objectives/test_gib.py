@@ -412,7 +412,9 @@ def test_an_embedding_that_is_none_is_no_part_of_what_the_mask_reads(tiny):
     method = Objective(backbone, GIB()).methods[0]
     graph = backbone.graph(tiny)
     assert method.edge_mask.lin_target.in_features == 16
-    assert torch.equal(method._items(backbone, graph), graph.x["image"][:, :16])
+    assert torch.equal(
+        method._items(backbone, method._content(backbone, graph)), graph.x["image"][:, :16]
+    )
 
 
 @pytest.mark.parametrize(
