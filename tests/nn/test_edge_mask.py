@@ -70,6 +70,24 @@ def test_equals_an_mlp_on_a_bipartite_graph(width):
     )
 
 
+def test_many_edges_are_scored_some_at_a_time(monkeypatch):
+    module = mask_module()
+    source, target, edge_index = graph(20, 15)
+    found = []
+    for numbers in (1, 8 * 7, 2**20):  # an edge of 8 hidden numbers at a time, 7, all
+        monkeypatch.setattr("pyg_mmrec.nn.edge_mask._NUMBERS_AT_A_TIME", numbers)
+        ends = source.clone().requires_grad_(), target.clone().requires_grad_()
+        logit = module.logit(ends, edge_index)
+        inputs = (*ends, *module.parameters())
+        upstream = torch.linspace(-1, 2, logit.numel(), dtype=logit.dtype)
+        found.append((logit.detach(), *torch.autograd.grad(logit, inputs, upstream)))
+    assert edge_index.size(1) == 100
+    expected = explicit(module, *ends, edge_index)
+    gradients = torch.autograd.grad(expected, inputs, upstream)
+    for parts in found:
+        torch.testing.assert_close(parts, (expected.detach(), *gradients))
+
+
 def test_adjacency_gives_the_order_of_its_edges():
     module = mask_module()
     source, target, edge_index = graph()
