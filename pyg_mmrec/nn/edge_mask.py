@@ -41,7 +41,7 @@ class _ReluScore(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight)
         for edges, hidden in _hidden_layers(source, target, edge_index):
             grad_weight.addmv_(hidden.t(), grad[edges])
-            passed = hidden.sign_().mul_(grad[edges, None])  # times the weights, at the end
+            passed = hidden.gt_(0).mul_(grad[edges, None])  # times the weights, at the end
             for total, ends in zip(grads, edge_index[:, edges], strict=True):
                 total.index_add_(0, ends, passed)
         return grads[0].mul_(weight), grads[1].mul_(weight), grad_weight, None
