@@ -329,7 +329,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
         ),
         (
             ["--model", "VBPR", "--method", "ibmrec", "--set", "method.gib.weight=1"],
-            "there is no option 'method.gib.weight'; there are method.keep_kernels, method.modalities",
+            "there is no option 'method.gib.weight'; there are method.keep_kernels, method.mod",
         ),
         (["--model", "VBPR", "--method", "fib+ibmrec"], "each method goes in once"),
         (["--model", "VBPR", "--method", "dvib-a+dvib-c"], "in one form (got dvib-a+dvib-c)"),

@@ -97,7 +97,7 @@ class Graph:
         weighted (tuple): Edge types whose weights a transform has set; the others' are ones.
         content (dict[str, torch.Tensor]): Projections of ``x`` ``[num_items, channels]`` that a
             method has made for this step, so that the backbone need not make them again. They go
-            when ``x`` is replaced.
+            when ``x`` or ``mask`` is replaced.
     """
 
     num_users: int
@@ -174,7 +174,7 @@ class Graph:
 
     def replace(self, **changes: Any) -> Graph:
         """A graph with some fields exchanged, the others shared."""
-        if "x" in changes:
+        if "x" in changes or "mask" in changes:
             changes = {"content": {}, **changes}
         return replace(self, **changes)
 

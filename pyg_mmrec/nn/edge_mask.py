@@ -80,6 +80,7 @@ class BernoulliEdgeMask(nn.Module):
 
     (`Maddison et al., 2017 <https://arxiv.org/abs/1611.00712>`_); in evaluation, the mask is its
     expectation :math:`w_{ij}`. The paper writes no sigmoid around the MLP; a probability needs one.
+    Differentiable once.
 
     Args:
         in_channels (int or tuple[int, int]): Size of the nodes' vectors :math:`\mathbf{h}`, or of
@@ -152,9 +153,14 @@ class BernoulliEdgeMask(nn.Module):
             raise ValueError(
                 f"'edge_index' needs shape [2, num_edges] (got {list(edge_index.shape)})"
             )
-        parts = self.lin_source(source), self.lin_target(target), self.lin_out.weight[0]
-        dtype = torch.promote_types(parts[0].dtype, torch.float32)
-        score = _ReluScore.apply(*(part.to(dtype) for part in parts), edge_index)
+        a, b, weight = self.lin_source(source), self.lin_target(target), self.lin_out.weight[0]
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        a, b, weight = a.to(dtype), b.to(dtype), weight.to(dtype)
+        if torch.compiler.is_compiling():  # a compiler fuses this, and would unroll the other
+            hidden = a.index_select(0, edge_index[0]) + b.index_select(0, edge_index[1])
+            score = (hidden.relu() * weight).sum(1)
+        else:
+            score = _ReluScore.apply(a, b, weight, edge_index)
         return score + self.lin_out.bias
 
     def probability(

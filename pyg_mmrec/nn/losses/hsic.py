@@ -78,7 +78,7 @@ def _kernel_sums(
                 left, right = sides
                 torch.mm(left[i], right[:, j], out=block).clamp_(max=0.0).exp_()
             elif index is not None:
-                torch.take(y, index[i, None] * y.size(1) + index[j], out=block)
+                block.copy_(y.take(index[i, None] * y.size(1) + index[j]))
             row[i] += block.sum(1)
             if i != j:
                 row[j] += block.sum(0)
@@ -194,7 +194,7 @@ class KernelRows(NamedTuple):
 
     Args:
         kernel (torch.Tensor): :func:`rbf_kernel` of ``N`` vectors, ``[N, N]``.
-        rows (torch.Tensor): Which of these vectors, ``[n]``.
+        rows (torch.Tensor): Which of these vectors, int64 ``[n]``.
     """
 
     kernel: Tensor
@@ -239,7 +239,8 @@ def hsic(
         torch.Tensor: A scalar; 0 of fewer than 2 rows, 4 for the unbiased form.
 
     Raises:
-        ValueError: If the rows do not pair up, or the variance is not positive.
+        ValueError: If the rows do not pair up or are none of the kernel's, or the variance is not
+            positive.
 
     Example:
         >>> import torch
@@ -249,17 +250,17 @@ def hsic(
         True
     """
     other, index = y if isinstance(y, KernelRows) else (y, None)
-    paired = other.size(0) if index is None else index.size(0)
-    if x.dim() != 2 or other.dim() != 2 or x.size(0) != paired:
+    if index is not None:
+        _check_kernel_rows(other, index, x)
+    elif x.dim() != 2 or other.dim() != 2 or x.size(0) != other.size(0):
         raise ValueError(
             f"'x' and 'y' need shapes [n, channels] with the same n (got {list(x.shape)} and "
-            f"{list(other.shape) if index is None else f'{paired} rows of a kernel'})"
+            f"{list(other.shape)})"
         )
     _check_variance(variance)
     dtype = torch.promote_types(x.dtype, other.dtype)
-    x, other = _scaled(x.to(dtype), variance, normalize), other.to(dtype)
-    if index is None:
-        other = _scaled(other, variance, normalize)
+    x = _scaled(x.to(dtype), variance, normalize)
+    other = _scaled(other.to(dtype), variance, normalize) if index is None else other.detach()
     total, x_rows, y_rows, *_ = _kernel_sums(x, other, index)
     # A tensor: under torch.compile the number of rows may be unknown, such as of unique items.
     n = x.new_full((), x.size(0))
@@ -272,6 +273,22 @@ def hsic(
         factor, share, size = 2 / m, 1 / m.square(), (m - 1).square()
     value = total - factor * torch.dot(x_rows, y_rows) + share * x_rows.sum() * y_rows.sum()
     return torch.where(n >= least, value / size, 0.0)
+
+
+def _check_kernel_rows(kernel: Tensor, rows: Tensor, x: Tensor) -> None:
+    if kernel.dim() != 2 or kernel.size(0) != kernel.size(1):
+        raise ValueError(f"'kernel' needs shape [N, N] (got {list(kernel.shape)})")
+    if x.dim() != 2 or rows.dtype != torch.int64 or rows.shape != x.shape[:1]:
+        raise ValueError(
+            f"'rows' needs an int64 row of the kernel for each row of 'x' (got {rows.dtype} "
+            f"{list(rows.shape)} for {list(x.shape)})"
+        )
+    if rows.numel() > 0 and not torch.compiler.is_compiling():
+        low, high = map(int, rows.aminmax())
+        if low < 0 or high >= kernel.size(0):
+            raise ValueError(
+                f"'rows' needs numbers from 0 to {kernel.size(0) - 1} (got {low} to {high})"
+            )
 
 
 def _check_variance(variance: float | None) -> None:

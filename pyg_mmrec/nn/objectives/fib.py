@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,10 @@ class FIB(Method):
     share a projection, :math:`\mathbf{Z}^m = \mathbf{W}_m \mathbf{x}^m` with the columns of
     :math:`m`. Where items lack a modality, a GPU is waited for to count those that have it.
 
-    On a CPU the kernel of all items' raw features is computed in the first step and kept, if they
-    have 512 or more columns and it takes no more than 2 GiB (23,170 items in float32).
+    On a CPU the kernel of all items' raw features is computed in the first step and kept, for each
+    modality of 512 or more columns whose kernel takes no more than 2 GiB (23,170 items in float32).
+    It is not for other features than those of the first step, with ``variance=None``, or under
+    :func:`torch.compile`.
 
     Args:
         weight (float, optional): :math:`\alpha`. (default: 1)
@@ -77,7 +80,12 @@ class FIB(Method):
         self.modalities = None if modalities is None else list(modalities)
         self.keep_kernels = keep_kernels
         self._names: list[str] = []  # those of the backbone, without a choice
-        self._kernels: dict[str, tuple[Tensor, Tensor]] = {}  # features, and the kernel of them
+        # Features, their version, and the kernel of them.
+        self._kernels: dict[str, tuple[Tensor, int, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the kernels, which a copy makes anew."""
+        return {**self.__dict__, "_kernels": {}}
 
     def attach(self, backbone: Backbone) -> None:
         """Needs projected modalities."""
@@ -127,8 +135,8 @@ class FIB(Method):
     def _content(
         self, backbone: Backbone, graph: Graph, stages: Stages, batch: Triplets
     ) -> dict[str, Tensor]:
-        """The projected modalities of the batch's items, those that were fused if they were."""
-        made = stages.modality
+        """The projected modalities of the batch's items, made before if they were."""
+        made = {**graph.content, **stages.modality}
         if not all(name in made for name in self._names):
             made = backbone.content(graph, batch.rows)
         return {
@@ -143,13 +151,20 @@ class FIB(Method):
         x = graph.x[name]
         if (
             not self.keep_kernels
+            or torch.compiler.is_compiling()
             or self.hsic.variance is None  # that of the batch
             or x.device.type != "cpu"
             or x.size(1) < _WIDE
             or x.size(0) ** 2 * x.element_size() > _MOST_BYTES
-            or torch.compiler.is_compiling()
+            or x.requires_grad
+            or x.is_inference()
+            or torch.is_inference_mode_enabled()
         ):
             return x.index_select(0, items)
-        if name not in self._kernels or not self._kernels[name][0].is_set_to(x):
-            self._kernels[name] = x, rbf_kernel(x, self.hsic.variance, self.hsic.normalize)
-        return KernelRows(self._kernels[name][1], items)
+        if name not in self._kernels:
+            kernel = rbf_kernel(x, self.hsic.variance, self.hsic.normalize)
+            self._kernels[name] = x, x._version, kernel
+        known, version, kernel = self._kernels[name]
+        if not known.is_set_to(x) or x._version != version:  # making it anew would take longer
+            return x.index_select(0, items)
+        return KernelRows(kernel, items)

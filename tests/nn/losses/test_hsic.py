@@ -339,6 +339,21 @@ def test_rows_of_a_kernel_stand_for_its_vectors(n, normalize, unbiased):
     assert hsic(x.float(), given, **options).dtype == torch.float64
 
 
+def test_rows_that_are_none_of_the_kernel_are_refused():
+    x, y = vectors(5)
+    kernel, rows = rbf_kernel(y), torch.arange(5)
+    with pytest.raises(ValueError, match=r"'kernel' needs shape \[N, N\] \(got \[5, 4\]\)"):
+        hsic(x, KernelRows(kernel[:, :4], rows))
+    for wrong in (rows[:4], rows[:, None], rows.int(), rows > 2):
+        with pytest.raises(ValueError, match="'rows' needs an int64 row of the kernel for each"):
+            hsic(x, KernelRows(kernel, wrong))
+    for wrong in (rows - 1, rows + 1):
+        with pytest.raises(ValueError, match="'rows' needs numbers from 0 to 4"):
+            hsic(x, KernelRows(kernel, wrong))
+    given = KernelRows(kernel.requires_grad_(), rows)  # constant all the same
+    assert not hsic(x, given).requires_grad
+
+
 def test_kernels_keep_their_precision_under_autocast():
     x, y = (z.float() for z in vectors(50))
     exact = rbf_kernel(y)

@@ -1,3 +1,4 @@
+import copy
 import itertools
 from functools import partial
 
@@ -153,13 +154,54 @@ def test_kernels_of_wide_features_are_kept(cls, size, make_data, sample):
             gradients.append({n: x.grad for n, x in one.named_parameters() if x.grad is not None})
         torch.testing.assert_close(*gradients)
         if step == 0:
-            first = {name: kernel for name, (_, kernel) in kept.items()}
+            first = {name: kernel for name, (_, _, kernel) in kept.items()}
     assert list(kept) == ["image", "text"] and not bare.methods[0]._kernels
-    assert all(kernel is first[name] for name, (_, kernel) in kept.items())
+    assert all(kernel is first[name] for name, (_, _, kernel) in kept.items())
     assert objective.state_dict().keys() == bare.state_dict().keys()
 
     other = graph.replace(x={name: x.flip(1) * 2 + 1 for name, x in graph.x.items()})
-    torch.testing.assert_close(objective(other, batch), bare(other, batch))  # not of those kept
+    assert_close(objective(other, batch), bare(other, batch))  # not of those kept
+    asking = {name: x.clone().requires_grad_() for name, x in graph.x.items()}
+    copied = copy.deepcopy(objective)
+    terms = fib_terms(copied(graph.replace(x=asking), batch))
+    found = torch.autograd.grad(sum(terms.values()), list(asking.values()))
+    terms = fib_terms(bare(graph.replace(x=asking), batch))
+    assert_close(found, torch.autograd.grad(sum(terms.values()), list(asking.values())))
+    assert kept and not copied.methods[0]._kernels
+    for x in graph.x.values():
+        x.mul_(torch.linspace(0.1, 3, x.size(1), dtype=x.dtype))
+    for one in (objective, copied):
+        assert_close(one(graph, batch), bare(graph, batch))
+
+
+@pytest.mark.parametrize("options", [{"normalize": False}, {"unbiased": True}])
+def test_kept_kernels_follow_the_options(options, make_data, sample):
+    data, batch = make_data(image=600, text=600), None
+    options = {"variance": 400.0, **options}
+    objective, graph = build(VLightGCN, data, FIB(**options))
+    bare, _ = build(VLightGCN, data, FIB(**options, keep_kernels=False))
+    batch = sample(data, 16)
+    assert_close(objective(graph, batch), bare(graph, batch))
+    assert objective.methods[0]._kernels
+
+
+def test_a_step_in_inference_mode_keeps_nothing(make_data, sample):
+    data = make_data(image=600)
+    objective, graph = build(VLightGCN, data, FIB())
+    with torch.inference_mode():
+        objective(graph, sample(data, 16))
+    assert not objective.methods[0]._kernels
+    sum(objective(graph, sample(data, 16)).values()).backward()
+    assert objective.methods[0]._kernels
+
+
+def test_kernels_that_take_too_much_are_not_kept(monkeypatch, make_data, sample):
+    data = make_data(image=600)
+    for most, kept in ((20 * 20 * 8, 1), (20 * 20 * 8 - 1, 0)):
+        monkeypatch.setattr("pyg_mmrec.nn.objectives.fib._MOST_BYTES", most)
+        objective, graph = build(VLightGCN, data, FIB())
+        objective(graph, sample(data, 16))
+        assert len(objective.methods[0]._kernels) == kept
 
 
 def test_kernels_of_narrow_features_and_of_the_batchs_median_are_not_kept(make_data, sample):
