@@ -30,12 +30,13 @@ from typing import Any
 
 import torch
 from clock import Clock, memory
-from common_way import CHANNELS, Common
+from common_way import Common
+from limits import limits, machine
 from ranking import generate_pairs
 from torch_geometric.data import HeteroData
 
 from pyg_mmrec.data import Interactions, ModalityFeatures
-from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS, SIMILAR
+from pyg_mmrec.data.graph import INTERACTED_BY, INTERACTS
 from pyg_mmrec.data.multimodal_dataset import to_hetero_data
 from pyg_mmrec.experiment import Experiment, versions
 from pyg_mmrec.nn.backbones import EVERY_ROW, Backbone, GatheredTriplets, Triplets
@@ -218,63 +219,6 @@ class Ours:
         return clock.seconds["forward"], clock.seconds["backward"]
 
 
-# The limit ---------------------------------------------------------------------------------------
-
-
-def machine(device: torch.device) -> dict[str, float]:
-    """Measured copy bandwidth (bytes read and written per second) and product rate (FLOP/s)."""
-    clock = Clock(device)
-    x, y = torch.empty(2, 2**26, device=device)
-    a, b = torch.rand(2, 2048, 2048, device=device)
-    best = {"bandwidth": 0.0, "flops": 0.0}
-    for _ in range(5):
-        start = clock.now()
-        y.copy_(x)
-        middle = clock.now()
-        torch.mm(a, b)
-        best["bandwidth"] = max(best["bandwidth"], 2 * 4 * x.numel() / (middle - start))
-        best["flops"] = max(best["flops"], 2 * 2048**3 / (clock.now() - middle))
-    return best
-
-
-def limits(ours: Ours, rates: dict[str, float]) -> dict[str, float]:
-    """Least seconds of LightGCN's or FREEDOM's propagation and of its step.
-
-    A propagation reads every edge (index and weight, 8 bytes, in both directions) and every row
-    once and writes every row once, per layer, forward and backward. A step adds Adam (four numbers
-    read, three written, per parameter), the batch's rows, and for FREEDOM the item graph and the
-    batch's rows of the projections.
-    """
-    backbone, graph = ours.backbone, ours.trainer.graph
-    sizes = (backbone.num_users + backbone.num_items, backbone.num_items)
-    layers = backbone.propagation.num_layers  # type: ignore[union-attr]
-    edges = 2 * graph.adjacency[INTERACTS].num_edges
-    if getattr(backbone, "edge_dropout", 0.0):
-        edges = round(edges * (1 - backbone.edge_dropout))  # type: ignore[arg-type,operator]
-
-    def seconds(moved: float, flops: float) -> float:
-        return max(moved / rates["bandwidth"], flops / rates["flops"])
-
-    def product(num_edges: int, rows: int) -> float:  # forward and backward
-        flops = 2 * num_edges * CHANNELS
-        return 2 * seconds(8 * num_edges + 8 * rows * CHANNELS, flops)
-
-    propagate = layers * product(edges, sizes[0])
-    step = propagate
-    batch = ours.trainer.options.batch_size
-    step += seconds(4 * 3 * batch * CHANNELS * 4, 0)  # rows gathered, their gradients scattered
-    parameters = [p for p in ours.objective.parameters() if p.requires_grad]
-    step += seconds(28 * sum(p.numel() for p in parameters), 0)
-    similar = graph.adjacency.get(SIMILAR)
-    if similar is not None:
-        step += product(similar.num_edges, sizes[1])
-    if getattr(backbone, "reg_weight", 0.0) and hasattr(backbone, "projection"):
-        for x in graph.x.values():
-            rows, width = min(2 * batch, x.size(0)), x.size(1)
-            step += seconds(4 * 2 * rows * width, 2 * 2 * rows * width * CHANNELS)
-    return {"propagation": propagate, "step": step}
-
-
 # The program -------------------------------------------------------------------------------------
 
 
@@ -424,7 +368,7 @@ def main() -> None:
     for name in ours:
         if experiments[name].model not in ("LightGCN", "FREEDOM") or ":none" not in name:
             continue
-        least[name] = limits(ours[name], rates)
+        least[name] = limits(ours[name].trainer, rates)
         step = typical(name, 0) / ours[name].steps
         forward, backward = (median(parts) for parts in zip(*propagation[name], strict=True))
         limit = least[name]

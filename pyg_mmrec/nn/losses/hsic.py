@@ -156,6 +156,8 @@ def rbf_kernel(x: Tensor, variance: float | None = 0.25, normalize: bool = True)
         \mathbf{K}_{ij} = \exp \left( - \frac{\lVert \mathbf{x}_i - \mathbf{x}_j \rVert^2}
         {2 \sigma^2} \right)
 
+    Beside the result, some copies of ``x`` are held for a moment.
+
     Args:
         x (torch.Tensor): Vectors ``[n, channels]``.
         variance (float, optional): :math:`\sigma^2`, or :obj:`None` for :func:`median_variance`.
